@@ -1,0 +1,95 @@
+# Everything runs from .venv; nothing here needs uv. `make help` lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := .make
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check unit images schemas security lock clean distclean setup
+.DELETE_ON_ERROR:
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
+		printf '  make %-10s %s\n' "$$name" "$$text"; done
+
+run: setup ## Set everything up, then run a program in every language through MCP
+	@$(BIN)/codecell demo
+
+test: setup $(STAMPS)/dev ## The same set-up, then every check and every test, real Docker included
+	@$(MAKE) --no-print-directory lint
+	$(PYTEST)
+
+check: $(STAMPS)/dev lint unit ## Formatting, lint, types, layers and the unit tests; no engine
+
+.PHONY: lint
+lint: $(STAMPS)/dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: $(STAMPS)/dev ## The unit tests alone: seconds, no engine
+	$(PYTEST) tests/unit
+
+security: setup $(STAMPS)/dev ## The attacks against real cells
+	$(PYTEST) tests/security
+
+images: $(STAMPS)/run ## Build every language's image that is missing or outdated
+	@$(BIN)/codecell images build
+
+schemas: $(STAMPS)/run ## Write tool_schemas/ from the wire models
+	$(BIN)/python -m codecell.schemas tool_schemas
+
+setup: $(STAMPS)/run
+	@$(BIN)/codecell setup --yes
+
+# The first of two: what running takes. The stamp is older than pyproject or the lock: once more.
+$(STAMPS)/run: $(STAMPS)/venv requirements.lock pyproject.toml
+	@echo "installing codecell and its dependencies into $(VENV) (a minute at most)"
+	@$(PIP) install -qq --require-hashes -r requirements.lock
+	@$(PIP) install -qq --no-build-isolation --no-deps -e .
+	@touch $@
+
+$(STAMPS)/dev: $(STAMPS)/run requirements-dev.lock
+	@echo "installing the development tools into $(VENV)"
+	@$(PIP) install -qq --require-hashes -r requirements-dev.lock
+	@touch $@
+
+# A virtual environment that was removed or half made is made again, whatever the stamps say; a
+# whole one that somebody else made is used.
+WHOLE := $(BIN)/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+ifneq ($(shell $(WHOLE) && echo yes),yes)
+.PHONY: $(STAMPS)/venv
+endif
+$(STAMPS)/venv:
+	@$(WHOLE) || sh .ci/make-venv "$(PYTHON)" "$(VENV)"
+	@mkdir -p $(STAMPS) && rm -f $(STAMPS)/run $(STAMPS)/dev && touch $@
+
+# The locks name no index: pip takes the files from wherever it is configured to, by their hashes.
+COMPILE := --quiet --generate-hashes --no-emit-index-url --no-emit-options --no-header \
+	--no-annotate --strip-extras --allow-unsafe
+WANTED := import sys, tomllib; \
+	table = tomllib.load(open("pyproject.toml", "rb")); \
+	dev = table["dependency-groups"]["dev"]; \
+	build = table["build-system"]["requires"] + [n for n in dev if n.startswith("editables")]; \
+	print("\n".join(table["project"]["dependencies"] + build + (dev if "dev" in sys.argv else [])))
+
+lock: $(STAMPS)/dev ## Resolve requirements.lock and requirements-dev.lock anew
+	@mkdir -p $(STAMPS)/lock
+	@$(BIN)/python -m venv $(STAMPS)/lock/venv
+	@$(STAMPS)/lock/venv/bin/python -m pip install --quiet pip-tools
+	@$(BIN)/python -c '$(WANTED)' >$(STAMPS)/lock/run.in
+	@$(BIN)/python -c '$(WANTED)' dev >$(STAMPS)/lock/dev.in
+	@echo "-c $(CURDIR)/requirements.lock" >>$(STAMPS)/lock/dev.in
+	$(STAMPS)/lock/venv/bin/pip-compile $(COMPILE) $(UPGRADE) -o requirements.lock $(STAMPS)/lock/run.in
+	$(STAMPS)/lock/venv/bin/pip-compile $(COMPILE) $(UPGRADE) -o requirements-dev.lock $(STAMPS)/lock/dev.in
+	@! grep -nE '://|^-' requirements.lock requirements-dev.lock || { echo "the locks name an index" >&2; exit 1; }
+
+clean: ## Remove caches and build results
+	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## Remove the virtual environment too
+	@rm -rf $(VENV) $(STAMPS)

@@ -1,0 +1,137 @@
+"""The Python API: run programs in sandboxes without MCP in between.
+
+async with codecell.open_sandbox() as sandbox:
+    outcome = await sandbox.execute("python", "print(6 * 7)")
+    assert outcome.stdout.text == "42\\n"
+"""
+
+import logging
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import structlog
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from codecell.app import open_runner
+from codecell.model import LanguageInfo, Outcome, Request
+from codecell.runner import Runner
+from codecell.settings import Settings, load
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """Runs programs, each in a cell of its own; any number at a time."""
+
+    _runner: Runner
+
+    async def execute(
+        self,
+        language: str,
+        code: str,
+        *,
+        stdin: str = "",
+        args: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
+    ) -> Outcome:
+        """Run a program; however it ends, its outcome is returned.
+
+        Raises:
+            RequestError: the request is not valid; nothing was run.
+            BusyError: no place and no room to wait.
+        """
+        return await self._runner.execute(
+            Request(
+                language=language,
+                code=code,
+                stdin=stdin,
+                args=tuple(args),
+                env=tuple((env or {}).items()),
+                timeout_s=timeout_s,
+            )
+        )
+
+    async def languages(self) -> tuple[LanguageInfo, ...]:
+        """Tell what can be run, as really installed.
+
+        Raises:
+            SandboxError: the engine does not answer.
+        """
+        return await self._runner.languages()
+
+
+@dataclass(frozen=True, slots=True)
+class BlockingSandbox:
+    """A `Sandbox` for programs without an event loop; may be used from several threads."""
+
+    _portal: BlockingPortal
+    _sandbox: Sandbox
+
+    def execute(
+        self,
+        language: str,
+        code: str,
+        *,
+        stdin: str = "",
+        args: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
+    ) -> Outcome:
+        """Run a program and wait for its outcome; raises as `Sandbox.execute` does."""
+        call = partial(
+            self._sandbox.execute,
+            language,
+            code,
+            stdin=stdin,
+            args=args,
+            env=env,
+            timeout_s=timeout_s,
+        )
+        return self._portal.call(call)
+
+    def languages(self) -> tuple[LanguageInfo, ...]:
+        """Tell what can be run; raises as `Sandbox.languages` does."""
+        return self._portal.call(self._sandbox.languages)
+
+
+@asynccontextmanager
+async def open_sandbox(settings: Settings | None = None) -> AsyncIterator[Sandbox]:
+    """Open a sandbox whose cells are made ahead of time; leaving removes them all.
+
+    Args:
+        settings: the configuration; by default that of the environment and ./codecell.toml.
+
+    Raises:
+        ConfigurationError: naming the key that is wrong.
+    """
+    _keep_quiet()
+    raised: Exception | None = None
+    async with open_runner(settings if settings is not None else load()) as runner:
+        try:
+            yield Sandbox(runner)
+        except Exception as error:  # noqa: BLE001  # raised below, where no task group wraps it
+            raised = error
+    if raised is not None:
+        raise raised
+
+
+def _keep_quiet() -> None:
+    """Keep structlog's default, every line on stdout, from a program that did not configure it."""
+    if not structlog.is_configured():
+        structlog.configure(
+            wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+            logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        )
+
+
+@contextmanager
+def open_sandbox_blocking(settings: Settings | None = None) -> Iterator[BlockingSandbox]:
+    """Open a sandbox for a program without an event loop."""
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(open_sandbox(settings)) as sandbox,
+    ):
+        yield BlockingSandbox(portal, sandbox)

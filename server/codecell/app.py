@@ -1,0 +1,41 @@
+"""The composition root: opens backend, pool and runner, and closes them in reverse."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+import structlog
+
+from codecell import log
+from codecell.backends import open_backend
+from codecell.pool import Pool
+from codecell.runner import Runner
+from codecell.settings import Settings
+
+
+@asynccontextmanager
+async def open_runner(settings: Settings, *, warm: bool = True) -> AsyncIterator[Runner]:
+    """Open everything a surface needs; leaving removes every cell.
+
+    Args:
+        settings: the whole configuration.
+        warm: False makes no cell ahead of time (a one-shot call has no use for spares).
+
+    An engine that is away is no error here: each run reports it until it is back.
+    """
+    if not structlog.is_configured():
+        log.configure(settings.log.level)  # structlog's own default prints to stdout
+    backend = open_backend(settings)
+    try:
+        async with anyio.create_task_group() as tasks:
+            pool = Pool(backend, settings, tasks, warm=warm)
+            tasks.start_soon(pool.keep_ready)
+            try:
+                yield Runner(pool, settings)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await pool.aclose()
+                tasks.cancel_scope.cancel()
+    finally:
+        with anyio.CancelScope(shield=True):
+            await backend.aclose()

@@ -1,0 +1,354 @@
+"""Cells as Docker containers: create, attach, start in one worker thread; hang up to discard.
+
+The Docker SDK is used for control alone and never on the path of a run: a run's bytes go over the
+attached socket, which the event loop reads. Discarding costs no call either: the stream is closed,
+PID 1 reads the end of its stdin and exits, AutoRemove clears up; only a cell that does not go is
+removed by force.
+"""
+
+import os
+import random
+import secrets
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import docker
+import structlog
+from anyio.lowlevel import EventLoopToken, current_token
+from docker.errors import APIError, ImageNotFound, NotFound
+
+from codecell.backends.docker import images as docker_images
+from codecell.backends.docker import reaper
+from codecell.backends.docker.cell import GONE_S, DockerCell, Handover, Started
+from codecell.backends.docker.connect import connect, engine_errors, locate, one_line
+from codecell.backends.docker.events import Events
+from codecell.backends.docker.owners import LABEL_INSTANCE, LABEL_OWNER, Owner, abandoned
+from codecell.backends.docker.posture import defects
+from codecell.backends.docker.spec import container_spec
+from codecell.backends.docker.stream import AttachedStream
+from codecell.errors import EngineUnavailable, ImageMissing, SandboxError
+from codecell.model import CellSpec, Isolation, Launch
+from codecell.sandbox import Image
+from codecell.settings import Settings
+
+UIDS = range(20_000, 60_000)  # inside the 65,536 ids that a remapped or rootless engine has
+NAME = "codecell-{uid}"
+THREADS = 16
+BOOT = """
+import os
+def take(n):
+    b = b""
+    while len(b) < n:
+        c = os.read(0, n - len(b))
+        if not c:
+            os._exit(0)
+        b += c
+    return b
+agent = {"__name__": "agent"}
+exec(compile(take(int.from_bytes(take(4), "big")), "<agent>", "exec"), agent)
+agent["run_program"](agent["main"]())
+"""
+
+log = structlog.get_logger(__name__)
+
+
+def open_docker(settings: Settings) -> "DockerBackend":
+    """Make the backend; nothing is contacted before the first call."""
+    return DockerBackend(settings)
+
+
+@dataclass(frozen=True, slots=True)
+class _Host:
+    """What the engine said of itself when it was first asked."""
+
+    runtime: str
+    apparmor: bool
+    machine: str
+    cpus: int
+
+
+class DockerBackend:
+    """Makes cells on one engine."""
+
+    kind = "docker"
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._threads = anyio.CapacityLimiter(THREADS)
+        self._instance = secrets.token_hex(8)
+        self._labels = {LABEL_INSTANCE: self._instance, LABEL_OWNER: Owner.current().label()}
+        label = f"{LABEL_INSTANCE}={self._instance}"
+        self._events = Events(self._unbounded_client, label)
+        self._client: docker.APIClient | None = None
+        self._host: _Host | None = None
+        self._first = threading.Lock()  # several cells are begun at once; one of them asks
+        self._verified: set[tuple[CellSpec, str]] = set()
+        self._reaper: subprocess.Popen[bytes] | None = None
+        self._closed = False
+
+    async def _in_thread(self, function: Any, *args: Any) -> Any:
+        """Run something that blocks without blocking the event loop."""
+        return await anyio.to_thread.run_sync(partial(function, *args), limiter=self._threads)
+
+    async def create(self, spec: CellSpec) -> DockerCell:
+        """Create, attach and start a container."""
+        handover = Handover(self._undo)
+        try:
+            started = await anyio.to_thread.run_sync(
+                handover.run,
+                partial(self._start, spec, current_token()),
+                abandon_on_cancel=True,
+                limiter=self._threads,
+            )
+            with anyio.CancelScope(shield=True):
+                stream = await AttachedStream.over(started.socket)
+            return DockerCell(started, stream, self._bury)
+        except anyio.get_cancelled_exc_class():
+            handover.give_up()
+            raise
+
+    async def _bury(self, started: Started) -> None:
+        """See to it that a container whose stream is closed goes; never raises."""
+        with anyio.move_on_after(GONE_S):
+            await started.fate.destroyed.wait()
+        if not started.fate.destroyed.is_set() and self._client is not None:
+            await self._in_thread(self._remove, self._client, started.name)
+        self._events.forget(started.name)
+
+    async def images(self) -> dict[str, Image]:
+        """List our images."""
+        prefix = self._settings.engine.image_prefix
+        result: dict[str, Image] = await self._in_thread(
+            lambda: docker_images.list_images(self._api(), prefix)
+        )
+        return result
+
+    async def sweep(self) -> int:
+        """Remove what dead instances left."""
+        result: int = await self._in_thread(self._sweep)
+        return result
+
+    async def aclose(self) -> None:
+        """Remove whatever this instance still has."""
+        if self._closed:
+            return
+        self._closed = True
+        with anyio.move_on_after(GONE_S):
+            await self._in_thread(self._close)
+
+    # Everything below blocks and runs in worker threads.
+
+    def _api(self) -> docker.APIClient:
+        with self._first:
+            if self._client is None:
+                self._client = connect(self._settings.engine)
+            return self._client
+
+    def _unbounded_client(self) -> docker.APIClient:
+        return connect(self._settings.engine)
+
+    def _facts(self) -> _Host:
+        api = self._api()
+        with self._first:
+            if self._host is None:
+                self._host = self._ask(api)
+                self._watch_over()
+            return self._host
+
+    def _ask(self, api: docker.APIClient) -> _Host:
+        with engine_errors("asking the engine about itself"):
+            info = api.info()
+        runtimes = tuple(info.get("Runtimes") or ())
+        wanted = self._settings.engine.runtime
+        if wanted is not None and wanted not in runtimes:
+            known = ", ".join(sorted(runtimes))
+            raise SandboxError(
+                f"engine.runtime {wanted!r} is unknown to the engine; it has: {known}"
+            )
+        return _Host(
+            runtime=info.get("DefaultRuntime") or "runc",
+            apparmor=any("name=apparmor" in option for option in info.get("SecurityOptions") or ()),
+            machine=info.get("Architecture") or os.uname().machine,
+            cpus=info.get("NCPU") or 64,
+        )
+
+    def _watch_over(self) -> None:
+        """Start the process that clears up should this one be killed."""
+        address = locate(self._settings.engine).address
+        path = address.removeprefix("http+").removeprefix("unix://")
+        if self._reaper is not None or not path.startswith("/") or self._closed:
+            return  # over TCP the sweep at the next start has to do
+        self._reaper = subprocess.Popen(  # noqa: S603  our own interpreter and script
+            [
+                sys.executable, "-I", "-S", str(Path(reaper.__file__)),
+                path, f"{LABEL_INSTANCE}={self._instance}",
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd="/",
+        )  # fmt: skip
+
+    def _start(self, spec: CellSpec, loop: EventLoopToken) -> Started:
+        try:
+            return self._start_on(self._api(), self._facts(), spec, loop)
+        except EngineUnavailable:
+            self._client = self._host = None  # ask anew when it is back
+            raise
+
+    def _start_on(
+        self, api: docker.APIClient, host: _Host, spec: CellSpec, loop: EventLoopToken
+    ) -> Started:
+        image_id = self._image_id(api, spec)
+        name, body = self._create(api, host, spec, image_id)
+        fate = self._events.watch(name, loop)
+        sock = None
+        try:
+            with engine_errors("starting a cell"):
+                sock = self._attach(api, name)
+                api.start(name)
+            self._verify(api, spec, image_id, name, body)
+        except BaseException:
+            if sock is not None:
+                sock.close()
+            self._remove(api, name)
+            self._events.forget(name)
+            raise
+        isolation = Isolation(
+            runtime=spec.runtime or host.runtime, image=spec.image, image_digest=image_id
+        )
+        return Started(name, isolation, sock, fate)
+
+    def _undo(self, started: Started) -> None:
+        started.socket.close()
+        self._remove(self._api(), started.name)
+        self._events.forget(started.name)
+
+    def _image_id(self, api: docker.APIClient, spec: CellSpec) -> str:
+        with engine_errors("looking for an image"):
+            try:
+                return str(api.inspect_image(spec.image)["Id"])
+            except (ImageNotFound, NotFound) as error:
+                raise ImageMissing(
+                    f"the image for {spec.language} is not built; "
+                    f"run `codecell images build {spec.language}`"
+                ) from error
+
+    def _create(
+        self, api: docker.APIClient, host: _Host, spec: CellSpec, image_id: str
+    ) -> tuple[str, dict[str, Any]]:
+        """Create the container under the name of a free uid: no two live cells share one."""
+        flags = [] if spec.launch is Launch.FORK else ["-I", "-S"]
+        for uid in random.sample(UIDS, 20):
+            name = NAME.format(uid=uid)
+            body = container_spec(
+                spec,
+                image_id=image_id,
+                uid=uid,
+                labels=self._labels,
+                command=["/usr/bin/python3", *flags, "-c", BOOT],
+                apparmor=host.apparmor,
+                machine=host.machine,
+                host_cpus=host.cpus,
+            )
+            try:
+                with engine_errors("creating a cell"):
+                    try:
+                        api.create_container_from_config(body, name)
+                    except APIError as error:
+                        if error.status_code != 409:
+                            raise
+                        continue
+            except SandboxError:
+                self._remove(api, name) if self._is_ours(api, name) else None
+                raise
+            return name, body
+        raise SandboxError("creating a cell: no free user id; are there thousands of cells?")
+
+    def _is_ours(self, api: docker.APIClient, name: str) -> bool:
+        try:
+            labels = api.inspect_container(name)["Config"]["Labels"]
+        except Exception:  # noqa: BLE001  the engine is in trouble already; the sweep comes later
+            return False
+        return bool(labels.get(LABEL_INSTANCE) == self._instance)
+
+    @staticmethod
+    def _attach(api: docker.APIClient, name: str) -> socket.socket:
+        """Take the attach connection from the SDK, before the start: no byte is lost."""
+        attached = api.attach_socket(
+            name, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
+        )
+        try:
+            return socket.socket(fileno=os.dup(attached.fileno()))
+        finally:
+            response = getattr(attached, "_response", None)
+            (response or attached).close()
+
+    def _verify(
+        self, api: docker.APIClient, spec: CellSpec, image_id: str, name: str, body: dict[str, Any]
+    ) -> None:
+        """Compare what the engine made with what was asked, once a kind of cell: fail closed."""
+        if (spec, image_id) in self._verified:
+            return
+        with engine_errors("inspecting a cell"):
+            missing = defects(body, api.inspect_container(name))
+        if missing:
+            raise SandboxError(f"the engine did not build every wall: {'; '.join(missing)}")
+        self._verified.add((spec, image_id))
+
+    @staticmethod
+    def _remove(api: docker.APIClient, name: str) -> None:
+        try:
+            api.remove_container(name, force=True, v=True)
+        except NotFound:
+            pass
+        except APIError as error:
+            if error.status_code != 409:  # its removal is under way already
+                log.warning("container not removed", container=name, error=one_line(error))
+        except Exception as error:  # noqa: BLE001  a broken engine must not break the clean-up of others
+            log.warning("container not removed", container=name, error=one_line(error))
+
+    def _sweep(self) -> int:
+        api = self._api()
+        with engine_errors("listing containers"):
+            found = api.containers(all=True, filters={"label": LABEL_OWNER})
+        dead = [item for item in found if abandoned(item.get("Labels") or {}, self._instance)]
+        for item in dead:
+            self._remove(api, item["Id"])
+        return len(dead)
+
+    def _close(self) -> None:
+        self._events.close()
+        if self._client is not None:
+            cleared = self._remove_own(self._client)
+            self._client.close()
+            if self._reaper is not None:
+                self._dismiss(self._reaper, cleared=cleared)
+
+    @staticmethod
+    def _dismiss(reaper: subprocess.Popen[bytes], *, cleared: bool) -> None:
+        """Let the reaper go; where the engine was away it stays and tries for a while."""
+        if reaper.stdin is None:
+            return
+        with suppress(BrokenPipeError), reaper.stdin as goodbye:
+            goodbye.write(b"." if cleared else b"")
+        if cleared:
+            reaper.wait(1.0)
+
+    def _remove_own(self, api: docker.APIClient) -> bool:
+        try:
+            own = api.containers(all=True, filters={"label": f"{LABEL_INSTANCE}={self._instance}"})
+        except Exception:  # noqa: BLE001  the engine is away: so are its containers' streams
+            return False
+        for item in own:
+            self._remove(api, item["Id"])
+        return True

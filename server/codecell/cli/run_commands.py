@@ -1,0 +1,283 @@
+"""`codecell execute` and `codecell languages`: one run or one look, without a server.
+
+Exit status of `execute`: the program's own (128 + number for a signal), 124 for a timeout, 137 out
+of memory, 153 for too much output, 125 when the fault is ours or the request's; 2 for wrong usage.
+"""
+
+import json
+import logging
+import re
+import signal
+import sys
+from pathlib import Path
+from typing import IO
+
+import anyio
+import click
+import structlog
+
+from codecell import log, policy
+from codecell.cli import Invocation
+from codecell.errors import BusyError, RequestError, SandboxError
+from codecell.languages import LANGUAGES
+from codecell.model import LanguageInfo, Outcome, Request, Status
+from codecell.settings import Settings
+
+OURS = 125
+_FIXED_STATUS = {
+    Status.SUCCESS: 0,
+    Status.TIMEOUT: 124,
+    Status.OUT_OF_MEMORY: 137,
+    Status.OUTPUT_LIMIT: 128 + signal.SIGXFSZ,
+    Status.CANCELLED: 128 + signal.SIGINT,
+    Status.SETUP_ERROR: OURS,
+}
+_SHEBANG = re.compile(r"#!\s*\S*?(?:/env\s+(?:-\S+\s+)*)?([A-Za-z]+)[\d.]*(?:\s|$)")
+
+
+class Refused(click.ClickException):
+    """One sentence on stderr and exit status 125."""
+
+    exit_code = OURS
+
+    def show(self, file: IO[str] | None = None) -> None:
+        del file
+        _say(self.format_message())
+
+
+@click.command()
+@click.argument("words", nargs=-1, metavar="[CODE | -] [-- ARGS]...")
+@click.option("--language", "-l", help="Language id or alias; guessed from FILE by default.")
+@click.option("--file", "-f", "file", metavar="FILE", help="Run this file; - reads our stdin.")
+@click.option(
+    "--input", "-i", "input_", metavar="TEXT|@FILE", default="",
+    help="The program's standard input; @FILE reads a file, @- our stdin, @@ stands for @.",
+)  # fmt: skip
+@click.option("--timeout", "-t", type=float, metavar="SECONDS", help="Time limit of the run.")
+@click.option(
+    "--env", "-e", "env", multiple=True, metavar="NAME=VALUE", help="Add a variable; repeatable."
+)
+@click.option("--session-id", help="Run in a session; needs a running server.")
+@click.option(
+    "--output-format", type=click.Choice(["text", "json"]), default="text", show_default=True
+)
+@click.option("--verbose", "-v", is_flag=True, help="Tell status, usage, limits and isolation.")
+@click.pass_obj
+def execute(
+    invocation: Invocation,
+    words: tuple[str, ...],
+    language: str | None,
+    file: str | None,
+    input_: str,
+    timeout: float | None,
+    env: tuple[str, ...],
+    session_id: str | None,
+    output_format: str,
+    verbose: bool,
+) -> int:
+    """Run a program in a sandbox.
+
+    CODE is the program's text (Python unless --language says otherwise); - reads it from stdin.
+    """
+    if session_id is not None:
+        raise Refused("sessions live in a running server: start one with `codecell serve`")
+    code, guess, args = _program(words, file)
+    settings = invocation.settings()
+    _configure_log(settings, verbose=verbose)
+    request = Request(
+        language=language or guess or _unknown_language(file),
+        code=code,
+        stdin=_input(input_),
+        args=args,
+        env=tuple(_variable(item) for item in env),
+        timeout_s=timeout,
+    )
+    outcome = _run(settings, request)
+    if output_format == "json":
+        _show_json(outcome)
+    else:
+        _show_text(outcome, verbose=verbose)
+    return exit_status(outcome)
+
+
+def _configure_log(settings: Settings, *, verbose: bool) -> None:
+    """Log when asked to: what a person must know of a single run is told in a sentence."""
+    log.configure(settings.log.level)
+    if not verbose:
+        critical = structlog.make_filtering_bound_logger(logging.CRITICAL)
+        structlog.configure(wrapper_class=critical)
+
+
+def _program(words: tuple[str, ...], file: str | None) -> tuple[str, str | None, tuple[str, ...]]:
+    """Return the program's text, the language it looks like, and its arguments."""
+    if file is not None and file != "-":
+        path = Path(file)
+        try:
+            code = path.read_bytes()
+        except OSError as error:
+            raise Refused(f"cannot read {file}: {error.strerror}") from error
+        text = _decoded(code, file)
+        return text, language_of_name(path.name) or language_of_shebang(text), words
+    if file == "-":
+        words = ("-", *words)
+    if not words:
+        raise click.UsageError("nothing to run: give CODE, --file FILE, or - for standard input")
+    text = _decoded(sys.stdin.buffer.read(), "standard input") if words[0] == "-" else words[0]
+    return text, language_of_shebang(text) or "python", words[1:]
+
+
+def _decoded(data: bytes, name: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Refused(f"{name} is not UTF-8 text (byte {error.start})") from error
+
+
+def language_of_name(name: str) -> str | None:
+    """Guess a language from a file's extension."""
+    suffix = Path(name).suffix.lower()
+    for language in LANGUAGES.values():
+        if suffix in language.extensions:
+            return language.id
+    return None
+
+
+def language_of_shebang(code: str) -> str | None:
+    """Guess a language from a program's first line."""
+    match = _SHEBANG.match(code.partition("\n")[0] + "\n")
+    if match is None:
+        return None
+    try:
+        return policy.find_language(match[1]).id
+    except RequestError:
+        return None
+
+
+def _unknown_language(file: str | None) -> str:
+    raise click.UsageError(
+        f"cannot tell the language of {file}: say --language, one of {', '.join(LANGUAGES)}"
+    )
+
+
+def _input(given: str) -> str:
+    if given.startswith("@@") or not given.startswith("@"):
+        return given.removeprefix("@") if given.startswith("@") else given
+    name = given[1:]
+    if name == "-":
+        return _decoded(sys.stdin.buffer.read(), "standard input")
+    try:
+        return _decoded(Path(name).read_bytes(), name)
+    except OSError as error:
+        raise Refused(f"cannot read {name}: {error.strerror}") from error
+
+
+def _variable(item: str) -> tuple[str, str]:
+    name, equals, value = item.partition("=")
+    if not equals:
+        raise click.UsageError(f"--env takes NAME=VALUE, not {item[:40]!r}")
+    return name, value
+
+
+def _run(settings: Settings, request: Request) -> Outcome:
+    """Run one request; a refusal becomes the sentence that the user sees."""
+    result = anyio.run(_execute, settings, request)
+    if isinstance(result, Outcome):
+        return result
+    raise Refused(result)
+
+
+async def _execute(settings: Settings, request: Request) -> Outcome | str:
+    try:
+        policy.plan(request, settings)  # what can be refused is refused before an engine is opened
+    except RequestError as error:
+        return str(error)
+    from codecell.app import open_runner
+
+    async with open_runner(settings, warm=False) as runner:
+        # Caught here: past the block's task group an exception would arrive in a group of one.
+        try:
+            return await runner.execute(request)
+        except (RequestError, BusyError) as error:
+            return str(error)
+
+
+def exit_status(outcome: Outcome) -> int:
+    """Return the exit status that tells a run's outcome, as `timeout` and `docker run` do."""
+    fixed = _FIXED_STATUS.get(outcome.status)
+    if fixed is not None:
+        return fixed
+    if outcome.signal is not None:
+        return 128 + _signal_number(outcome.signal)
+    return outcome.exit_code if outcome.exit_code else 1
+
+
+def _signal_number(name: str) -> int:
+    try:
+        return signal.Signals[name].value
+    except KeyError:
+        digits = name.removeprefix("SIG")  # real-time signals go by number
+        return int(digits) if digits.isdigit() else 0
+
+
+def _show_json(outcome: Outcome) -> None:
+    from codecell.wire import from_outcome
+
+    # Escaped on a terminal, where a program's control and bidi characters could do harm.
+    values = from_outcome(outcome).model_dump(mode="json")
+    _write(sys.stdout, json.dumps(values, indent=2, ensure_ascii=sys.stdout.isatty()) + "\n")
+
+
+def _show_text(outcome: Outcome, *, verbose: bool) -> None:
+    from codecell.render import facts, harmless
+    from codecell.wire import from_outcome
+
+    for stream, captured in ((sys.stdout, outcome.stdout), (sys.stderr, outcome.stderr)):
+        _write(stream, harmless(captured.text) if stream.isatty() else captured.text)
+    if verbose:
+        _say("\n".join(facts(from_outcome(outcome))))
+    elif outcome.status is not Status.SUCCESS:
+        _say(f"{outcome.status.value}: {harmless(outcome.error_message or 'no more is known')}")
+    for name, captured in (("stdout", outcome.stdout), ("stderr", outcome.stderr)):
+        if captured.truncated and not verbose:
+            _say(f"{name} is cut: {len(captured.text)} characters of {captured.total_bytes} bytes")
+
+
+def _write(stream: IO[str], text: str) -> None:
+    """Write text as it is: UTF-8 whatever the locale, and no newline changed."""
+    stream.flush()
+    stream.buffer.write(text.encode())  # type: ignore[attr-defined]  # IO[str] hides the buffer
+    stream.flush()
+
+
+def _say(text: str) -> None:
+    click.echo("\n".join(f"codecell: {line}" for line in text.splitlines()), err=True)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print what the list_languages tool returns.")
+@click.pass_obj
+def languages(invocation: Invocation, as_json: bool) -> None:
+    """List the languages, as really installed."""
+    from codecell.render import languages_text
+    from codecell.wire import from_languages
+
+    settings = invocation.settings()
+    _configure_log(settings, verbose=False)
+    found = anyio.run(_languages, settings)
+    if isinstance(found, str):
+        raise Refused(found)
+    result = from_languages(found)
+    if as_json:
+        click.echo(json.dumps(result.model_dump(mode="json"), indent=2))
+    else:
+        click.echo(languages_text(result))
+
+
+async def _languages(settings: Settings) -> tuple[LanguageInfo, ...] | str:
+    from codecell.app import open_runner
+
+    async with open_runner(settings, warm=False) as runner:
+        try:
+            return await runner.languages()
+        except SandboxError as error:
+            return str(error)

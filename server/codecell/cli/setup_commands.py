@@ -1,0 +1,239 @@
+"""setup, doctor, images, settings: making a machine ready and saying how ready it is."""
+
+import getpass
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from codecell.cli import Invocation
+from codecell.errors import ConfigurationError, EngineUnavailable
+from codecell.languages import DEFAULT_SET, LANGUAGES
+
+if TYPE_CHECKING:
+    from codecell.doctor import Check
+    from codecell.sandbox import Image
+    from codecell.settings import Settings
+
+
+@click.command()
+@click.option("--yes", is_flag=True, help="Install an engine without asking when none answers.")
+@click.pass_obj
+def setup(invocation: Invocation, yes: bool) -> None:
+    """Make this machine ready: a container engine and the default images.
+
+    Where an engine answers and the images are up to date, this does nothing and takes a moment.
+    """
+    from codecell.backends.docker.images import build_images
+    from codecell.cli.progress import Display
+
+    settings = invocation.settings()
+    _ensure_engine(settings, yes=yes)
+    with Display() as display:
+        built = build_images(settings, DEFAULT_SET, display)
+    ready = ", ".join(f"{name} {built[name].version}" for name in DEFAULT_SET)
+    click.echo(f"ready: {ready}", err=True)
+
+
+def _ensure_engine(settings: "Settings", *, yes: bool) -> None:
+    """Let an engine answer, with the operator's consent.
+
+    Raises:
+        ConfigurationError: consent is missing, or this machine lacks what it takes.
+        EngineUnavailable: the engine is elsewhere and does not answer, or does not start.
+    """
+    from codecell import host
+    from codecell.backends.docker.connect import DEFAULT_ADDRESS, answers, connect, locate, refuses
+    from codecell.cli.progress import Display
+
+    engine = settings.engine
+    if answers(engine):
+        return
+    if not locate(engine).is_default:
+        connect(engine).close()  # raises, saying where it should be
+    if not refuses(engine):
+        _consent("No container engine answers. Install and start the distribution's one?", yes=yes)
+        with Display() as display:
+            host.ensure_engine(lambda: answers(engine) or refuses(engine), display.engine)
+    if refuses(engine):
+        prefix = host.root_prefix()
+        if prefix is None:
+            connect(engine).close()  # raises, saying which group to join
+            return
+        user = getpass.getuser()
+        _consent(f"The engine does not let {user} in. Add {user} to the group docker?", yes=yes)
+        with Display() as display:
+            socket = Path(DEFAULT_ADDRESS.removeprefix("unix://"))
+            host.grant_access(socket, user, display.engine, prefix=prefix)
+    connect(engine).close()
+
+
+def _consent(question: str, *, yes: bool) -> None:
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise ConfigurationError(f"{question} To agree, run `codecell setup --yes`")
+    if not click.confirm(question, err=True):
+        raise ConfigurationError("nothing was changed; run `codecell setup --yes` to agree")
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
+@click.pass_obj
+def doctor(invocation: Invocation, as_json: bool) -> int:
+    """Say what is there, what is missing and what to do; status 1 when it cannot work so."""
+    from codecell.doctor import State, healthy
+
+    checks = _examine(invocation.settings())
+    if as_json:
+        rows = [
+            {"name": c.name, "state": c.state, "found": c.found, "advice": c.advice} for c in checks
+        ]
+        click.echo(json.dumps({"ok": healthy(checks), "checks": rows}, indent=2))
+    else:
+        colours = {State.OK: "green", State.WARNING: "yellow", State.PROBLEM: "red"}
+        _table(
+            ("", "check", "found", "what to do"),
+            [
+                (f"[{colours[c.state]}]{c.state}[/]", c.name, _plain(c.found), _plain(c.advice))
+                for c in checks
+            ],
+        )
+    return 0 if healthy(checks) else 1
+
+
+def _examine(settings: "Settings") -> "list[Check]":
+    """Gather the facts and judge them."""
+    from contextlib import closing
+
+    from codecell import doctor as judge
+    from codecell.backends.docker.connect import connect, engine_facts, locate
+    from codecell.backends.docker.images import list_images
+    from codecell.host import free_bytes
+
+    checks = [judge.check_python(sys.version_info[:3])]
+    there: dict[str, Image] = {}
+    try:
+        where = locate(settings.engine)
+        facts = engine_facts(settings.engine)
+        with closing(connect(settings.engine)) as client:
+            there = list_images(client, settings.engine.image_prefix)
+    except EngineUnavailable as error:
+        text, _, advice = str(error).rpartition("; ")
+        checks.append(judge.Check("engine", judge.State.PROBLEM, text, advice))
+    else:
+        checks += judge.check_engine(
+            version=facts.version,
+            api_version=facts.api_version,
+            system=facts.system,
+            kernel=facts.kernel,
+            address=where.address,
+        )
+        checks += judge.check_confinement(
+            runc_version=facts.runc_version,
+            cgroup_version=facts.cgroup_version,
+            runtimes=facts.runtimes,
+            default_runtime=facts.default_runtime,
+            wanted_runtime=settings.engine.runtime,
+            security_options=facts.security_options,
+            missing_limits=facts.missing_limits,
+        )
+        root = Path(facts.root_folder)
+        if facts.root_folder and where.is_local and root.is_absolute():
+            checks.append(judge.check_disk(free_bytes(root), facts.root_folder))
+        checks += judge.check_images(LANGUAGES, there, essential=DEFAULT_SET)
+    return checks
+
+
+@click.group()
+def images() -> None:
+    """Build and list the images that cells are made of."""
+
+
+@images.command("build")
+@click.argument("languages", nargs=-1, metavar="[LANGUAGE]...")
+@click.option("--force", is_flag=True, help="Build even what is up to date, with today's packages.")
+@click.pass_obj
+def build(invocation: Invocation, languages: Sequence[str], force: bool) -> None:
+    """Build the images of the named languages, or of all; what is up to date is left alone."""
+    from codecell.backends.docker.images import build_images
+    from codecell.cli.progress import Display
+
+    chosen = tuple(languages) or tuple(LANGUAGES)
+    settings = invocation.settings()
+    with Display() as display:
+        built = build_images(settings, chosen, display, force=force)
+    for name in dict.fromkeys(chosen):
+        click.echo(f"{built[name].reference}  {name} {built[name].version}  {built[name].digest}")
+
+
+@images.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print the images as JSON.")
+@click.pass_obj
+def list_(invocation: Invocation, as_json: bool) -> None:
+    """List every language's image: present, outdated or missing."""
+    from contextlib import closing
+    from dataclasses import asdict
+
+    from codecell.backends.docker.connect import connect
+    from codecell.backends.docker.images import list_images, reference
+
+    engine = invocation.settings().engine
+    with closing(connect(engine)) as client:
+        there = list_images(client, engine.image_prefix)
+    if as_json:
+        rows = [asdict(image) for image in there.values()]
+        click.echo(
+            json.dumps({"images": rows, "missing": [n for n in LANGUAGES if n not in there]})
+        )
+        return
+    _table(
+        ("image", "state", "version", "size", "installed on purpose"),
+        [_image_row(reference(engine.image_prefix, name), there.get(name)) for name in LANGUAGES],
+    )
+
+
+def _image_row(name: str, image: "Image | None") -> tuple[str, ...]:
+    if image is None:
+        return (name, "missing", "", "", "")
+    state = "current" if image.current else "outdated"
+    size = f"{image.size_bytes / 1e6:.0f} MB"
+    return (name, state, image.version, size, _plain(" ".join(image.packages)))
+
+
+@click.command()
+@click.option("--markdown", is_flag=True, help="Print the table as Markdown, for the README.")
+def settings(markdown: bool) -> None:
+    """Show every setting, its default and its meaning."""
+    from codecell.settings import rows
+
+    if not markdown:
+        _table(("setting", "default", "meaning"), [tuple(map(_plain, row)) for row in rows()])
+        return
+    click.echo("| setting | default | meaning |\n|---|---|---|")
+    for key, default, meaning in rows():
+        click.echo(f"| `{key}` | {default} | {meaning} |")
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table on stdout; where that is no terminal, without folding to 80 columns."""
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)
+    table = Table(*heads, box=SIMPLE, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)

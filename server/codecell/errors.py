@@ -1,0 +1,58 @@
+"""Every exception codecell raises on purpose. A bad *program* is never one of them.
+
+    CodecellError
+    ├── RequestError            the caller's fault; its text is safe to show
+    ├── BusyError               no room now; says when to retry
+    ├── ConfigurationError      the operator's fault; names the key (process exit status 2)
+    └── SandboxError            ours; shown as `setup_error`, logged in full
+        ├── EngineUnavailable   no container engine answers
+        ├── ImageMissing        an image is not built; names the command that builds it
+        ├── CellLost            a cell went away while it was ours
+        └── ProtocolError       a cell sent bytes that are not the protocol
+
+All of them live here so that the boundary that shows them (tools, cli) can be read against one page.
+"""
+
+
+class CodecellError(Exception):
+    """Base of all deliberate errors."""
+
+
+class RequestError(CodecellError):
+    """A request that cannot be planned; the text names the field and the valid values."""
+
+
+class BusyError(CodecellError):
+    """The queue is full.
+
+    Attributes:
+        retry_after_s: seconds after which a place is likely.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class ConfigurationError(CodecellError):
+    """Settings that contradict themselves or name something that is not there."""
+
+
+class SandboxError(CodecellError):
+    """Our failure to run a program; its text never mixes with the program's output."""
+
+
+class EngineUnavailable(SandboxError):
+    """No container engine answers where one was expected."""
+
+
+class ImageMissing(SandboxError):
+    """A language's image is not on the engine."""
+
+
+class CellLost(SandboxError):
+    """A cell ended while it was needed, for a reason that is not the program's."""
+
+
+class ProtocolError(SandboxError):
+    """Bytes from a cell broke the framed protocol; the cell is thrown away."""

@@ -1,0 +1,142 @@
+"""The framed protocol between the server and the agent in a cell; pure, no I/O.
+
+Every byte from a cell is hostile: the decoder bounds each frame and knows each type, and whatever
+breaks the rules is a `ProtocolError` that ends the cell. incell/agent.py is the other side.
+"""
+
+import json
+import shlex
+import struct
+from collections.abc import Iterator, Sequence
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+from codecell.errors import ProtocolError
+from codecell.model import File
+
+MAGIC = 0xCC
+VERSION = 1
+HEADER = struct.Struct(">BBII")
+MAX_PAYLOAD = 64 * 1024
+
+
+class Kind(IntEnum):
+    """Frame types; the server's below 64, the agent's above."""
+
+    CONFIG = 1
+    RUN = 2
+    JOB = 3
+    STDIN = 4
+    GO = 5
+    CANCEL = 6
+    HELLO = 65
+    READY = 66
+    STDOUT = 67
+    STDERR = 68
+    EXIT = 69
+    FAULT = 70
+
+
+_FROM_AGENT = {kind.value: kind for kind in Kind if kind > 64}
+
+
+class Frame(NamedTuple):
+    """One frame from an agent."""
+
+    kind: Kind
+    run: int
+    payload: bytes
+
+
+def encode(kind: Kind, run: int, payload: bytes = b"") -> bytes:
+    """Return one frame; the payload must fit."""
+    if len(payload) > MAX_PAYLOAD:
+        raise ValueError(f"payload of {len(payload)} bytes in one {kind.name} frame")
+    return HEADER.pack(MAGIC, kind, run, len(payload)) + payload
+
+
+def encode_json(kind: Kind, run: int, value: Any) -> bytes:
+    """Return one frame that carries JSON."""
+    return encode(kind, run, json.dumps(value, separators=(",", ":")).encode())
+
+
+def encode_bulk(kind: Kind, run: int, data: bytes) -> Iterator[bytes]:
+    """Yield the frames that carry `data`, however large."""
+    for start in range(0, len(data), MAX_PAYLOAD):
+        yield encode(kind, run, data[start : start + MAX_PAYLOAD])
+
+
+def encode_job(
+    *, mode: str, argv: Sequence[str], env: dict[str, str], files: Sequence[File], root: str
+) -> bytes:
+    """Return a job as the waiting process reads it: u32 length, JSON head, the files' bytes."""
+    head = {
+        "mode": mode,
+        "argv": list(argv),
+        "env": env,
+        "files": [[f"{root}/{file.path}", file.mode, len(file.content)] for file in files],
+    }
+    text = json.dumps(head, ensure_ascii=True, separators=(",", ":")).encode()
+    return b"".join([len(text).to_bytes(4, "big"), text, *(file.content for file in files)])
+
+
+def encode_shell_job(*, argv: Sequence[str], env: dict[str, str], file: File, root: str) -> bytes:
+    """Return the same as words for a waiting shell to source; descriptor 5 takes a failure.
+
+    The file is written without a process: nothing but the shell itself has run when it begins.
+    """
+    quote = shlex.quote
+    content = file.content.decode()
+    target = quote(f"{root}/{file.path}")
+    lines = [
+        f"builtin printf %s {quote(content)} >{target} 2>&5 || builtin exit 127",
+        *(f"builtin export {name}={quote(value)}" for name, value in env.items()),
+        f"builtin set -- {' '.join(map(quote, argv))}",
+    ]
+    return "\n".join(lines).encode() + b"\n"
+
+
+class Decoder:
+    """Cut a stream from a cell into frames.
+
+    Holds at most one incomplete frame (64 KiB and a header) however the bytes arrive.
+    """
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """Yield the frames that `data` completes.
+
+        Raises:
+            ProtocolError: the bytes are not the protocol; nothing after them can be trusted.
+        """
+        buffer = self._buffer
+        buffer += data
+        start = 0
+        while len(buffer) - start >= HEADER.size:
+            magic, number, run, length = HEADER.unpack_from(buffer, start)
+            kind = _FROM_AGENT.get(number)
+            if magic != MAGIC or kind is None or length > MAX_PAYLOAD:
+                raise ProtocolError("a cell sent bytes that are not a frame")
+            end = start + HEADER.size + length
+            if len(buffer) < end:
+                break
+            yield Frame(kind, run, bytes(buffer[start + HEADER.size : end]))
+            start = end
+        del buffer[:start]
+
+
+def decode_json(frame: Frame) -> dict[str, Any]:
+    """Return the JSON object that a control frame carries.
+
+    Raises:
+        ProtocolError: it carries anything else.
+    """
+    try:
+        value = json.loads(frame.payload)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"a cell sent a {frame.kind.name} frame that is not JSON") from error
+    if not isinstance(value, dict):
+        raise ProtocolError(f"a cell sent a {frame.kind.name} frame that is not an object")
+    return value

@@ -1,0 +1,260 @@
+"""The conversation with the agent in one cell, from its boot to the end of its stream.
+
+One task (`listen`) reads the stream from start to end, whatever happens: an engine whose attach
+stream nobody reads blocks kill, wait and inspect of that container (SECURITY-FACTS.md, section 2).
+"""
+
+import math
+from collections.abc import Callable
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import anyio
+import structlog
+
+from codecell.errors import CellLost, ProtocolError, SandboxError
+from codecell.frames import (
+    VERSION,
+    Decoder,
+    Frame,
+    Kind,
+    decode_json,
+    encode,
+    encode_bulk,
+    encode_json,
+)
+from codecell.model import CellSpec, Ending, Facts, RunLimits, Step, Usage
+from codecell.output import UTF8_MAX
+from codecell.sandbox import Cell
+
+BOOT_S = 30.0  # a cell that takes longer to come up is a dud
+GRACE_S = 2.0  # past a deadline the agent has this long before its cell is given up
+CANCEL_S = 1.0
+
+log = structlog.get_logger(__name__)
+
+OnOutput = Callable[[Kind, bytes], None]
+
+
+@cache
+def _source(name: str) -> str:
+    return (resources.files("codecell.incell") / name).read_text(encoding="utf-8")
+
+
+class _StreamEnded(CellLost):
+    """The engine knows more: see `Cell.death`."""
+
+
+class _Run:
+    """The run in flight on a link."""
+
+    def __init__(self, number: int, keep: int, on_output: OnOutput) -> None:
+        self.number = number
+        self.left = {Kind.STDOUT: keep, Kind.STDERR: keep}
+        self.on_output = on_output
+        self.done = anyio.Event()
+        self.facts: Facts | None = None
+
+
+class Link:
+    """A cell whose agent is talked to; runs go through it one at a time."""
+
+    def __init__(self, cell: Cell, spec: CellSpec) -> None:
+        self.cell = cell
+        self.spec = spec
+        self.runs = 0
+        self.boot_id = ""
+        self.went = False  # whether the current run's program was told to go
+        self.lost: SandboxError | None = None
+        self._ready = anyio.Event()
+        self._ended = anyio.Event()
+        self._run: _Run | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Whether a run can be given to this cell now."""
+        return self.lost is None and self._ready.is_set() and self._run is None
+
+    async def boot(self) -> None:
+        """Send the agent and wait until its first child stands ready.
+
+        Raises:
+            SandboxError: the cell came up wrong, or not in time.
+        """
+        source = _source("agent.py").encode()
+        standby = self.spec.standby
+        config: dict[str, Any] = {
+            "launch": self.spec.launch,
+            "preload": list(self.spec.preload),
+            "standby": list(standby.command) if standby else [],
+            "standby_env": dict(standby.env) if standby else {},
+            "standby_source": _source(standby.source) if standby else "",
+            "standby_file": standby.file if standby else "",
+        }
+        await self.cell.send(
+            len(source).to_bytes(4, "big") + source + encode_json(Kind.CONFIG, 0, config)
+        )
+        with anyio.move_on_after(BOOT_S):
+            await self._ready.wait()
+        if self.lost is not None:
+            raise self.lost
+        if not self._ready.is_set():
+            raise CellLost(f"a {self.spec.language} cell did not come up within {BOOT_S:g} s")
+
+    async def listen(self) -> None:
+        """Read the stream until it ends; never raises for what the cell does."""
+        decoder = Decoder()
+        try:
+            while data := await self.cell.receive():
+                for frame in decoder.feed(data):
+                    self._take(frame)
+        except SandboxError as error:
+            self.lost = error
+            log.warning("cell given up", cell=self.cell.id, error=str(error))
+        else:
+            if self.lost is None:
+                self.lost = _StreamEnded("the cell ended")
+        finally:
+            if self.lost is None:
+                self.lost = CellLost("the cell was given up")
+            self._ready.set()
+            self._ended.set()
+            if self._run is not None:
+                self._run.done.set()
+        while await self.cell.receive():
+            pass  # after a protocol error too: an unread stream blocks the engine
+
+    async def run(
+        self, step: Step, *, job: bytes, stdin: bytes, limits: RunLimits, on_output: OnOutput
+    ) -> Facts:
+        """Run one step to its end and return what happened.
+
+        Cancellation stops the program's processes before it is passed on.
+
+        Raises:
+            CellLost: the cell ended for a reason that is not the program's.
+            ProtocolError: the cell sent what it must not.
+        """
+        if self.lost is not None:
+            raise self.lost
+        self.runs += 1
+        self.went = False
+        keep = limits.output_chars * UTF8_MAX
+        run = self._run = _Run(self.runs, keep, on_output)
+        header = {
+            "mode": step.launch,
+            "timeout_s": step.timeout_s,
+            "keep": keep,
+            "kill_bytes": limits.output_kill_bytes,
+        }
+        try:
+            with anyio.move_on_after(step.timeout_s + GRACE_S):
+                await self._start(run, header, job, stdin)
+                await run.done.wait()
+        except anyio.get_cancelled_exc_class():
+            with anyio.CancelScope(shield=True):
+                await self.cancel()
+            raise
+        finally:
+            self._run = None
+        return run.facts or await self._autopsy()
+
+    async def _start(self, run: _Run, header: dict[str, Any], job: bytes, stdin: bytes) -> None:
+        """Send everything a run needs, in one piece where it is small."""
+        frames = [
+            encode_json(Kind.RUN, run.number, header),
+            *encode_bulk(Kind.JOB, run.number, job),
+            *encode_bulk(Kind.STDIN, run.number, stdin),
+        ]
+        self.went = True
+        await self.cell.send(b"".join(frames) + encode(Kind.GO, run.number))
+
+    async def cancel(self) -> None:
+        """Stop the run in flight and wait, a second at most, until its processes are dead."""
+        run = self._run
+        if run is None or self.lost is not None:
+            return
+        with anyio.move_on_after(CANCEL_S):
+            try:
+                await self.cell.send(encode(Kind.CANCEL, run.number))
+            except CellLost:
+                return
+            await run.done.wait()
+
+    async def _autopsy(self) -> Facts:
+        """Say why no exit was reported: the cell is gone, or its agent missed the deadline."""
+        if self.lost is None:
+            self.lost = CellLost("the cell did not end its run in time")
+            raise self.lost
+        if not isinstance(self.lost, _StreamEnded):
+            raise self.lost
+        death = await self.cell.death()
+        if death.out_of_memory:
+            return Facts(ending=Ending.OUT_OF_MEMORY, signal=9, oom_kills=1)
+        raise CellLost(f"the cell ended during the run ({death.reason})")
+
+    def _take(self, frame: Frame) -> None:
+        run = self._run
+        match frame.kind:
+            case Kind.STDOUT | Kind.STDERR if run is not None and frame.run == run.number:
+                run.left[frame.kind] -= len(frame.payload)
+                if run.left[frame.kind] < 0:
+                    raise ProtocolError("a cell sent more output than it was asked to keep")
+                run.on_output(frame.kind, frame.payload)
+            case Kind.EXIT if run is not None and frame.run == run.number:
+                run.facts = facts_from(decode_json(frame))
+                run.done.set()
+            case Kind.READY:
+                self._ready.set()
+            case Kind.HELLO:
+                hello = decode_json(frame)
+                if hello.get("protocol") != VERSION:
+                    raise ProtocolError("a cell's agent speaks another protocol version")
+                self.boot_id = str(hello.get("boot", ""))[:64]
+            case Kind.FAULT:
+                self.lost = CellLost(f"the agent failed: {decode_json(frame).get('error')!s:.300}")
+            case _:
+                pass  # a late frame of a run that was given up
+
+
+def facts_from(value: dict[str, Any]) -> Facts:
+    """Check an agent's report field by field; pure.
+
+    Raises:
+        ProtocolError: a field is missing, of another type or out of range.
+        SandboxError: the agent says that the program could not be started.
+    """
+    if failure := value.get("failure"):
+        raise SandboxError(f"the program could not be started: {failure!s:.500}")
+    try:
+        code, signal = value["code"], value["signal"]
+        return Facts(
+            ending=Ending(value["ending"]),
+            exit_code=_whole(code, 255) if signal is None else None,
+            signal=_whole(signal, 64) if code is None else None,
+            oom_kills=_whole(value["oom_kills"], 2**31),
+            usage=Usage(
+                wall_s=_seconds(value["wall_s"]),
+                cpu_s=_seconds(value["cpu_s"]),
+                peak_memory_bytes=_whole(value["peak_memory_bytes"], 2**48),
+            ),
+            stdout_bytes=_whole(value["stdout_bytes"], 2**48),
+            stderr_bytes=_whole(value["stderr_bytes"], 2**48),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ProtocolError(f"a cell's report is malformed: {error}") from error
+
+
+def _whole(value: object, most: int) -> int:
+    if type(value) is not int or not 0 <= value <= most:
+        raise ValueError(f"not a whole number up to {most}")
+    return value
+
+
+def _seconds(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError("not a duration")
+    if not math.isfinite(value) or value < 0:
+        raise ValueError("not a duration")
+    return float(value)

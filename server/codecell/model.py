@@ -1,0 +1,221 @@
+"""The values that flow through codecell: frozen, engine-free, without behaviour."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
+
+
+class Status(StrEnum):
+    """How a run ended. Closed: clients switch on it."""
+
+    SUCCESS = "success"
+    EXECUTION_ERROR = "execution_error"
+    COMPILE_ERROR = "compile_error"
+    TIMEOUT = "timeout"
+    OUT_OF_MEMORY = "out_of_memory"
+    OUTPUT_LIMIT = "output_limit"
+    CANCELLED = "cancelled"
+    SETUP_ERROR = "setup_error"
+
+
+class Launch(StrEnum):
+    """How a language's main process comes to be.
+
+    FORK: the agent's own, already initialised Python interpreter, forked before the request.
+    STANDBY: an interpreter process started before the request that waits for its program.
+    EXEC: a process forked before the request that executes the command.
+    """
+
+    FORK = "fork"
+    STANDBY = "standby"
+    EXEC = "exec"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standby:
+    """An interpreter that is started before its program is known.
+
+    Attributes:
+        command: what is executed.
+        source: the script in incell/ that makes it wait.
+        file: where that script lies in the cell while the interpreter starts.
+        env: further environment of the start.
+        job: how it is told its program: `binary` (frames.encode_job) or `shell` (words to source).
+    """
+
+    command: tuple[str, ...]
+    source: str
+    file: str
+    env: tuple[tuple[str, str], ...] = ()
+    job: Literal["binary", "shell"] = "binary"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellLimits:
+    """What the container itself enforces."""
+
+    memory_bytes: int
+    cpus: float
+    pids: int
+    sandbox_bytes: int  # size of the /sandbox tmpfs
+    tmp_bytes: int  # size of the /tmp tmpfs
+    open_files: int = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunLimits:
+    """What the agent and the server enforce on one run."""
+
+    timeout_s: float
+    output_chars: int  # kept per stream
+    output_kill_bytes: int  # both streams together; past it the run is ended
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellSpec:
+    """Everything that makes one cell interchangeable with another: the pool's key."""
+
+    language: str
+    image: str
+    launch: Launch
+    limits: CellLimits
+    standby: Standby | None = None
+    preload: tuple[str, ...] = ()
+    runtime: str | None = None  # OCI runtime; None is the engine's default
+    reuse: Literal["never", "caller"] = "never"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class File:
+    """A file written into /sandbox before the first step."""
+
+    path: str
+    content: bytes
+    mode: int = 0o644
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One process tree to start and wait for."""
+
+    kind: Literal["compile", "run"]
+    launch: Launch
+    argv: tuple[str, ...]
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a caller asked for, after validation of its shape."""
+
+    language: str
+    code: str
+    stdin: str = ""
+    args: tuple[str, ...] = ()
+    env: tuple[tuple[str, str], ...] = ()
+    timeout_s: float | None = None
+    caller: str = "local"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What will be done; made by `policy.plan` from a request, a language and the settings."""
+
+    language: str
+    caller: str
+    cell: CellSpec
+    limits: RunLimits
+    steps: tuple[Step, ...]
+    files: tuple[File, ...]
+    main: str  # absolute path of the program in the cell
+    stdin: bytes
+    env: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a run cost, from the kernel's own counters."""
+
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    peak_memory_bytes: int = 0
+
+
+class Ending(StrEnum):
+    """Why the agent (or the server, when the agent is gone) ended a step."""
+
+    EXITED = "exited"
+    TIMEOUT = "timeout"
+    OUTPUT_LIMIT = "output_limit"
+    CANCELLED = "cancelled"
+    OUT_OF_MEMORY = "out_of_memory"  # the whole cell died of it; the agent could not report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What happened to one step, as facts: `runner` alone turns them into a `Status`."""
+
+    ending: Ending
+    exit_code: int | None = None
+    signal: int | None = None
+    oom_kills: int = 0
+    usage: Usage = field(default_factory=Usage)
+    stdout_bytes: int = 0
+    stderr_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Isolation:
+    """The posture that really applied to a run."""
+
+    runtime: str
+    image: str
+    image_digest: str
+    network: Literal["none"] = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Captured:
+    """One output stream as kept."""
+
+    text: str = ""
+    total_bytes: int = 0
+    truncated: bool = False
+    repaired: bool = False  # bytes that were not UTF-8 were replaced
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """The truthful result of one run."""
+
+    run_id: str
+    status: Status
+    exit_code: int | None
+    signal: str | None
+    stdout: Captured
+    stderr: Captured
+    usage: Usage
+    execution_time_s: float  # from the caller's request to the result, queueing included
+    error_message: str | None
+    plan: Plan
+    isolation: Isolation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LanguageInfo:
+    """What `list_languages` tells about one language, as really installed."""
+
+    id: str
+    title: str
+    aliases: tuple[str, ...]
+    extensions: tuple[str, ...]
+    file_name: str
+    command: tuple[str, ...]
+    installed: bool
+    version: str | None
+    warm_cells: int
+    preinstalled: tuple[str, ...]
+    limits: RunLimits
+    max_timeout_s: float
+    cell_limits: CellLimits
+    notes: str = ""

@@ -1,0 +1,43 @@
+"""Bounded capture of one output stream; pure."""
+
+import codecs
+
+from codecell.model import Captured
+
+UTF8_MAX = 4  # bytes of the longest character
+
+
+class Capture:
+    """Keep the first `max_chars` characters of a stream, whatever bytes come."""
+
+    def __init__(self, max_chars: int) -> None:
+        self.max_chars = max_chars
+        self.max_bytes = max_chars * UTF8_MAX
+        self._kept = bytearray()
+
+    def add(self, data: bytes) -> None:
+        """Take bytes as they come; what is past the bound is dropped."""
+        self._kept += data[: self.max_bytes - len(self._kept)]
+
+    def finish(self, total_bytes: int | None = None) -> Captured:
+        """Return what was kept as text.
+
+        Args:
+            total_bytes: how much the program wrote; None when nobody counted past what was kept.
+        """
+        total = len(self._kept) if total_bytes is None else max(total_bytes, len(self._kept))
+        whole = total == len(self._kept)
+        try:
+            text, repaired = (
+                codecs.getincrementaldecoder("utf-8")().decode(self._kept, whole),
+                False,
+            )
+        except UnicodeDecodeError:
+            decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+            text, repaired = decoder.decode(self._kept, whole), True
+        return Captured(
+            text=text[: self.max_chars],
+            total_bytes=total,
+            truncated=not whole or len(text) > self.max_chars,
+            repaired=repaired,
+        )

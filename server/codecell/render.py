@@ -1,0 +1,208 @@
+"""Results as text for models that see only text, harmless to terminals, within the size budget.
+
+Pure. The text states the same facts as the structured result. A program's output comes first; what
+the server says follows under headings that carry the run's id, which a program can't know and so
+can't forge.
+"""
+
+import re
+from collections.abc import Iterable
+
+from pydantic_core import to_json
+
+from codecell.wire import (
+    ExecuteCodeOutput,
+    LanguageOutput,
+    LimitsOutput,
+    ListLanguagesOutput,
+)
+
+# Clients refuse an event of more than 1 MiB, and some count the envelope; see MCP.md 1.6.
+MAX_RESULT_BYTES = 900_000
+_ENVELOPE_BYTES = 2_000
+_MAX_MESSAGE_CHARS = 2_000
+_CHUNK = 4_096
+# Upper bound of what one character can cost: \u001b in the structured field, <U+E0041> in the text.
+_DEAREST_CHAR = 6 + 9
+
+# C0 (but \t and \n), DEL and C1; bidi marks, embeddings, overrides and isolates; line separators;
+# invisible format characters that smuggle text, and the whole plane of tags.
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    "\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff]"
+)
+
+
+def harmless(text: str) -> str:
+    """Make control, bidi and tag characters visible; newline and tab stay what they are."""
+    return _UNSAFE.sub(_visible, text)
+
+
+def _visible(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if code < 0x20:
+        return chr(0x2400 + code)  # the picture of a control character, such as ␛
+    if code == 0x7F:
+        return "\u2421"
+    return f"<U+{code:04X}>"
+
+
+def fit(result: ExecuteCodeOutput) -> ExecuteCodeOutput:
+    """Shorten the streams until structured result and text together fit; the flags tell."""
+    message = result.error_message
+    if message is not None and len(message) > _MAX_MESSAGE_CHARS:
+        result = result.model_copy(update={"error_message": message[:_MAX_MESSAGE_CHARS] + "..."})
+    if (len(result.stdout) + len(result.stderr)) * _DEAREST_CHAR < MAX_RESULT_BYTES // 2:
+        return result
+    bare = result.model_copy(update={"stdout": "", "stderr": ""})
+    room = MAX_RESULT_BYTES - _ENVELOPE_BYTES - wire_bytes(bare)
+    wanted = (_cost(result.stdout), _cost(result.stderr))
+    if sum(wanted) <= room:
+        return result
+    # Half each, and what one stream leaves unused goes to the other.
+    stdout_room = max(room // 2, room - wanted[1])
+    stdout = _prefix(result.stdout, stdout_room)
+    stderr = _prefix(result.stderr, room - _cost(stdout))
+    return result.model_copy(
+        update={
+            "stdout": stdout,
+            "stderr": stderr,
+            "stdout_truncated": result.stdout_truncated or len(stdout) < len(result.stdout),
+            "stderr_truncated": result.stderr_truncated or len(stderr) < len(result.stderr),
+        }
+    )
+
+
+def wire_bytes(result: ExecuteCodeOutput) -> int:
+    """Return what a result costs on the wire, as structured content and as text."""
+    return len(result.model_dump_json().encode()) + len(to_json(result_text(result)))
+
+
+def _cost(text: str) -> int:
+    return len(to_json(text)) + len(to_json(harmless(text)))
+
+
+def _prefix(text: str, room: int) -> str:
+    """Return the longest beginning that costs at most `room`, in one pass over it."""
+    end, step = 0, _CHUNK
+    while step:
+        chunk = text[end : end + step]
+        cost = _cost(chunk) if chunk else 0
+        if chunk and cost <= room:
+            end += len(chunk)
+            room -= cost - 4  # the quotes of both strings are paid for once, by the caller
+        else:
+            step //= 2
+    return text[:end]
+
+
+def result_text(result: ExecuteCodeOutput) -> str:
+    """Write a result for a model that sees only text: the program's output, then the facts."""
+    stdout, stderr = harmless(result.stdout), harmless(result.stderr)
+    parts = [_ended(stdout)]
+    if stderr:
+        parts += [f"--- stderr of run {result.run_id} ---\n", _ended(stderr)]
+    parts += [f"--- result of run {result.run_id} ---\n", "\n".join(facts(result))]
+    return "".join(parts)
+
+
+def _ended(text: str) -> str:
+    return text if not text or text.endswith("\n") else text + "\n"
+
+
+def facts(result: ExecuteCodeOutput) -> Iterable[str]:
+    """Yield what the server knows of a run, one line each, status first."""
+    ending = f"status: {result.status.value}"
+    if result.exit_code is not None:
+        ending += f", exit code {result.exit_code}"
+    if result.signal is not None:
+        ending += f", ended by {result.signal}"
+    yield ending
+    if result.error_message is not None:
+        yield f"error: {harmless(result.error_message)}"
+    yield "stdout: " + _stream(
+        result.stdout, result.stdout_bytes, result.stdout_truncated, result.stdout_repaired
+    )
+    yield "stderr: " + _stream(
+        result.stderr, result.stderr_bytes, result.stderr_truncated, result.stderr_repaired
+    )
+    usage = result.usage
+    yield (
+        f"time: {result.execution_time:.3f} s in all; program {usage.wall_s:.3f} s, "
+        f"CPU {usage.cpu_s:.3f} s, peak memory {size(usage.peak_memory_bytes)}"
+    )
+    yield f"limits: {limits_text(result.limits)}"
+    isolation = result.isolation
+    yield (
+        f"isolation: runtime {isolation.runtime}, image {isolation.image} "
+        f"({isolation.image_digest}), network {isolation.network}"
+    )
+
+
+def _stream(kept: str, total: int, truncated: bool, repaired: bool) -> str:
+    line = f"{total} bytes"
+    if truncated:
+        line += f", truncated: {len(kept)} characters are shown"
+    if repaired:
+        line += ", was not valid UTF-8: bad bytes are shown as \ufffd"
+    return line
+
+
+def limits_text(limits: LimitsOutput) -> str:
+    """Write limits in one line."""
+    return (
+        f"{limits.timeout_s:g} s, {size(limits.memory_bytes)} memory, {limits.cpus:g} CPU, "
+        f"{limits.processes} processes, {limits.output_chars} characters per stream, "
+        f"/sandbox {size(limits.sandbox_bytes)}, /tmp {size(limits.tmp_bytes)}"
+    )
+
+
+def size(count: int) -> str:
+    """Write a number of bytes for people."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:.4g} {unit}"
+        value /= 1024
+    return f"{value:.4g} GiB"
+
+
+def languages_text(result: ListLanguagesOutput) -> str:
+    """Write the languages as a table for a model that sees only text."""
+    rows: list[tuple[str, ...]] = [
+        ("language", "version", "also", "file", "runs as", "warm", "preinstalled")
+    ]
+    rows += [_row(language) for language in result.languages]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    table = "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+    return "\n".join([table, *_details(result.languages)])
+
+
+def _row(language: LanguageOutput) -> tuple[str, ...]:
+    return tuple(
+        harmless(cell).replace("\n", " ")
+        for cell in (
+            language.id,
+            language.version or ("installed" if language.installed else "not installed"),
+            ", ".join(language.aliases) or "-",
+            language.file_name,
+            " ".join(language.command),
+            str(language.warm_cells) if language.warm else "no",
+            ", ".join(language.preinstalled) or "-",
+        )
+    )
+
+
+def _details(languages: Iterable[LanguageOutput]) -> Iterable[str]:
+    """Group languages by their limits: they mostly share them."""
+    groups: dict[str, list[str]] = {}
+    for language in languages:
+        line = f"{limits_text(language.limits)}; timeout at most {language.max_timeout_s:g} s"
+        groups.setdefault(line, []).append(language.id)
+        if language.notes:
+            yield f"note on {language.id}: {harmless(language.notes)}"
+    for line, names in groups.items():
+        yield f"limits of {', '.join(names)}: {line}"

@@ -1,0 +1,243 @@
+"""The story of a run: plan, wait for a place, take a cell, run the steps, tell the truth."""
+
+import secrets
+import signal as signals
+import time
+from dataclasses import replace
+
+import structlog
+
+from codecell import policy
+from codecell.admission import Admission
+from codecell.errors import CellLost, SandboxError
+from codecell.frames import Kind, encode_job, encode_shell_job
+from codecell.languages import LANGUAGES, SANDBOX
+from codecell.link import Link
+from codecell.model import (
+    Captured,
+    Ending,
+    Facts,
+    File,
+    Isolation,
+    LanguageInfo,
+    Launch,
+    Outcome,
+    Plan,
+    Request,
+    Status,
+    Step,
+    Usage,
+)
+from codecell.output import Capture
+from codecell.pool import Pool
+from codecell.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+
+class Runner:
+    """What every surface runs programs with."""
+
+    def __init__(self, pool: Pool, settings: Settings) -> None:
+        self._pool = pool
+        self._settings = settings
+        self._admission = Admission(concurrent=settings.runs.concurrent, queue=settings.runs.queue)
+
+    async def execute(self, request: Request) -> Outcome:
+        """Run a program; whatever the program does is a value.
+
+        Raises:
+            RequestError: the request can't be planned; nothing was touched.
+            BusyError: no place and no room to wait.
+        """
+        started = time.monotonic()
+        plan = policy.plan(request, self._settings)
+        tale = _Tale(plan)
+        async with self._admission.slot():
+            try:
+                facts = await self._run(plan, tale)
+            except SandboxError as error:
+                log.error("run failed", run_id=tale.run_id, error=str(error))  # noqa: TRY400
+                return tale.setup_error(error, time.monotonic() - started)
+        outcome = tale.outcome(facts, time.monotonic() - started)
+        log.info(
+            "run", run_id=tale.run_id, language=plan.language, status=outcome.status.value,
+            wall_s=outcome.usage.wall_s, cpu_s=outcome.usage.cpu_s,
+        )  # fmt: skip
+        return outcome
+
+    async def _run(self, plan: Plan, tale: "_Tale") -> Facts:
+        try:
+            return await self._attempt(plan, tale)
+        except CellLost:
+            if tale.went:
+                raise
+        return await self._attempt(plan, tale)  # the spare was dead before it was told anything
+
+    async def _attempt(self, plan: Plan, tale: "_Tale") -> Facts:
+        async with self._pool.lease(plan.cell) as link:
+            tale.isolation = link.cell.isolation
+            try:
+                return await self._steps(link, plan, tale)
+            finally:
+                tale.went = link.went
+
+    async def _steps(self, link: Link, plan: Plan, tale: "_Tale") -> Facts:
+        facts = Facts(ending=Ending.EXITED, exit_code=0)
+        files = plan.files
+        for step in plan.steps:
+            job = _job(step, plan, files)
+            facts = await link.run(
+                step, job=job, stdin=plan.stdin, limits=plan.limits, on_output=tale.take
+            )
+            if facts.exit_code != 0:
+                break
+            files = ()
+        return facts
+
+    async def languages(self) -> tuple[LanguageInfo, ...]:
+        """Tell what can be run, as really installed.
+
+        Raises:
+            SandboxError: the engine does not answer.
+        """
+        images = await self._pool.backend.images()
+        limits = policy.run_limits(None, self._settings.limits)
+        found = []
+        for language in LANGUAGES.values():
+            spec = policy.cell_spec(language, self._settings)
+            image = images.get(language.id)
+            found.append(
+                LanguageInfo(
+                    id=language.id,
+                    title=language.title,
+                    aliases=language.aliases,
+                    extensions=language.extensions,
+                    file_name=language.file_name,
+                    command=tuple(
+                        part.replace("{main}", language.file_name) for part in language.run
+                    ),
+                    installed=image is not None,
+                    version=image.version if image else None,
+                    warm_cells=self._pool.ready(spec),
+                    preinstalled=(*language.preinstalled, *(image.packages if image else ())),
+                    limits=limits,
+                    max_timeout_s=self._settings.limits.max_timeout_s,
+                    cell_limits=spec.limits,
+                    notes=language.notes,
+                )
+            )
+        return tuple(found)
+
+
+def _job(step: Step, plan: Plan, files: tuple[File, ...]) -> bytes:
+    """Return what the waiting process of a step is told."""
+    env = dict(plan.env)
+    argv = step.argv if step.launch is Launch.EXEC else step.argv[1:]
+    standby = plan.cell.standby
+    if step.launch is Launch.STANDBY and standby is not None and standby.job == "shell":
+        return encode_shell_job(argv=argv[1:], env=env, file=files[0], root=SANDBOX)
+    return encode_job(mode=step.launch, argv=argv, env=env, files=files, root=SANDBOX)
+
+
+class _Tale:
+    """What is known of one run while it goes."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.run_id = secrets.token_hex(8)
+        self.plan = plan
+        self.went = False
+        self.isolation = Isolation(
+            runtime=plan.cell.runtime or "default", image=plan.cell.image, image_digest=""
+        )
+        self._streams = {
+            Kind.STDOUT: Capture(plan.limits.output_chars),
+            Kind.STDERR: Capture(plan.limits.output_chars),
+        }
+
+    def take(self, stream: Kind, data: bytes) -> None:
+        self._streams[stream].add(data)
+
+    def outcome(self, facts: Facts, elapsed_s: float) -> Outcome:
+        status, message = verdict(facts, self.plan)
+        usage = facts.usage
+        if usage == Usage():  # the cell died with its agent: only our own clock is left
+            usage = replace(usage, wall_s=elapsed_s)
+        return self._outcome(
+            status=status,
+            message=message,
+            facts=facts,
+            usage=usage,
+            elapsed_s=elapsed_s,
+        )
+
+    def setup_error(self, error: SandboxError, elapsed_s: float) -> Outcome:
+        return self._outcome(
+            status=Status.SETUP_ERROR,
+            message=str(error),
+            facts=None,
+            usage=Usage(),
+            elapsed_s=elapsed_s,
+        )
+
+    def _outcome(
+        self,
+        *,
+        status: Status,
+        message: str | None,
+        facts: Facts | None,
+        usage: Usage,
+        elapsed_s: float,
+    ) -> Outcome:
+        number = facts.signal if facts else None
+        return Outcome(
+            run_id=self.run_id,
+            status=status,
+            exit_code=facts.exit_code if facts else None,
+            signal=signal_name(number) if number is not None else None,
+            stdout=self._captured(Kind.STDOUT, facts.stdout_bytes if facts else None),
+            stderr=self._captured(Kind.STDERR, facts.stderr_bytes if facts else None),
+            usage=usage,
+            execution_time_s=elapsed_s,
+            error_message=message,
+            plan=self.plan,
+            isolation=self.isolation,
+        )
+
+    def _captured(self, stream: Kind, total: int | None) -> Captured:
+        return self._streams[stream].finish(total)
+
+
+def verdict(facts: Facts, plan: Plan) -> tuple[Status, str | None]:
+    """Turn facts into a status and one sentence; pure, and blind to what the program printed."""
+    memory = f"{plan.cell.limits.memory_bytes // 2**20} MiB"
+    match facts.ending:
+        case Ending.CANCELLED:
+            return Status.CANCELLED, "The run was cancelled; what it had printed is kept."
+        case Ending.TIMEOUT:
+            return Status.TIMEOUT, f"Execution timed out after {plan.limits.timeout_s:g} seconds."
+        case Ending.OUTPUT_LIMIT:
+            most = plan.limits.output_kill_bytes
+            return (
+                Status.OUTPUT_LIMIT,
+                f"The program printed more than {most:,} bytes and was ended.",
+            )
+        case Ending.OUT_OF_MEMORY:
+            return Status.OUT_OF_MEMORY, f"The cell ran out of its {memory} of memory."
+        case Ending.EXITED if facts.exit_code == 0:
+            return Status.SUCCESS, None
+        case Ending.EXITED if facts.oom_kills:
+            return Status.OUT_OF_MEMORY, f"The program ran out of its {memory} of memory."
+        case Ending.EXITED if facts.signal is not None:
+            name = signal_name(facts.signal)
+            return Status.EXECUTION_ERROR, f"The program was killed by {name}."
+        case _:
+            return Status.EXECUTION_ERROR, f"The program exited with code {facts.exit_code}."
+
+
+def signal_name(number: int) -> str:
+    """Return `SIGSEGV` for 11; real-time signals by number."""
+    try:
+        return signals.Signals(number).name
+    except ValueError:
+        return f"SIG{number}"

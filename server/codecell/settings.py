@@ -1,0 +1,247 @@
+"""One frozen `Settings` value, made once at the edge: flags, then `CODECELL_*`, then codecell.toml.
+
+Nothing below `cli` reads the environment. Every field's description becomes a row of the README's
+table (`codecell settings --markdown`, compared in the tests).
+"""
+
+import math
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from codecell.errors import ConfigurationError
+from codecell.languages import DEFAULT_SET, LANGUAGES
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+def _whole_bytes(value: object) -> object:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("must be a finite size")
+    return value
+
+
+Size = Annotated[ByteSize, BeforeValidator(_whole_bytes), Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A table of codecell.toml: unknown keys are refused, values never change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class LimitSettings(Section):
+    """Defaults for every run and the ceilings that nothing may pass."""
+
+    timeout_s: Seconds = Field(30.0, description="Default time limit of a run, in seconds")
+    max_timeout_s: Seconds = Field(300.0, description="Ceiling for a request's timeout, in seconds")
+    memory: Size = Field(ByteSize(256 * MIB), description="Memory of a cell; swap is never added")
+    max_memory: Size = Field(
+        ByteSize(2048 * MIB), description="Ceiling for the memory a language may declare"
+    )
+    cpus: Annotated[float, Field(gt=0, le=64)] = Field(0.5, description="CPUs of a cell")
+    max_cpus: Annotated[float, Field(gt=0, le=64)] = Field(
+        2.0, description="Ceiling for the CPUs a language may declare"
+    )
+    processes: Count = Field(50, description="Processes and threads in a cell")
+    max_processes: Count = Field(
+        512, description="Ceiling for the processes a language may declare"
+    )
+    output_chars: Count = Field(
+        100_000, description="Characters of stdout, and of stderr, that a result keeps"
+    )
+    max_output_chars: Count = Field(400_000, description="Ceiling for output_chars")
+    output_kill: Size = Field(
+        ByteSize(64 * MIB), description="Bytes of output after which a run is ended (output_limit)"
+    )
+    code: Size = Field(ByteSize(MIB), description="Largest program accepted")
+    stdin: Size = Field(ByteSize(MIB), description="Largest standard input accepted")
+    sandbox: Size = Field(ByteSize(64 * MIB), description="Size of the working directory /sandbox")
+    tmp: Size = Field(ByteSize(32 * MIB), description="Size of /tmp")
+    max_tmpfs: Size = Field(
+        ByteSize(1024 * MIB), description="Ceiling for /sandbox and /tmp together"
+    )
+
+    @model_validator(mode="after")
+    def _defaults_within_ceilings(self) -> Self:
+        pairs = (
+            ("timeout_s", "max_timeout_s"),
+            ("memory", "max_memory"),
+            ("cpus", "max_cpus"),
+            ("processes", "max_processes"),
+            ("output_chars", "max_output_chars"),
+        )
+        for default, ceiling in pairs:
+            if getattr(self, default) > getattr(self, ceiling):
+                raise ValueError(f"limits.{default} is larger than its ceiling limits.{ceiling}")
+        if self.sandbox + self.tmp > self.max_tmpfs:
+            raise ValueError(
+                "limits.sandbox and limits.tmp together are larger than limits.max_tmpfs"
+            )
+        if self.sandbox + self.tmp >= self.memory:
+            raise ValueError("limits.sandbox and limits.tmp together must stay below limits.memory")
+        return self
+
+
+class RunSettings(Section):
+    """How many runs at a time, and how many may wait."""
+
+    concurrent: Count = Field(8, description="Runs in flight at a time; further callers wait")
+    queue: Annotated[int, Field(ge=0)] = Field(
+        64, description="Callers that may wait; a further one is told to retry"
+    )
+
+
+def _known_languages(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if name not in LANGUAGES:
+            raise ValueError(f"unknown language {name!r}; known: {', '.join(LANGUAGES)}")
+    return names
+
+
+class PoolSettings(Section):
+    """Cells kept ready before anyone asks."""
+
+    languages: Annotated[tuple[str, ...], AfterValidator(_known_languages)] = Field(
+        DEFAULT_SET, description="Languages whose cells are made ahead of time"
+    )
+    size: Annotated[int, Field(ge=0, le=256)] = Field(
+        2, description="Ready cells per language; 0 makes every cell cold"
+    )
+    starting: Annotated[int, Field(ge=1, le=64)] = Field(
+        2, description="Cells that may be starting at a time"
+    )
+    reuse: Literal["never", "caller"] = Field(
+        "never",
+        description="`never`: a cell serves one run; `caller`: one caller's runs share cells",
+    )
+
+
+class EngineSettings(Section):
+    """The container engine and how its images are named."""
+
+    host: str | None = Field(
+        None, description="Engine address; by default found as the Docker CLI finds it"
+    )
+    runtime: str | None = Field(
+        None, description="OCI runtime (`runc`, `runsc`, `kata-*`); by default the engine's"
+    )
+    image_prefix: Annotated[str, Field(pattern=r"^[a-z0-9]+([._/-][a-z0-9]+)*$")] = Field(
+        "codecell", description="Images are called PREFIX/LANGUAGE"
+    )
+    timeout_s: Seconds = Field(30.0, description="Deadline of every call to the engine, in seconds")
+
+
+class LogSettings(Section):
+    """Log lines go to stderr as JSON."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "warning", description="Least severe level that is logged"
+    )
+
+
+class Settings(BaseSettings):
+    """The whole configuration."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="CODECELL_",
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        nested_model_default_partial_update=True,
+    )
+
+    limits: LimitSettings = LimitSettings()
+    runs: RunSettings = RunSettings()
+    pool: PoolSettings = PoolSettings()
+    engine: EngineSettings = EngineSettings()
+    log: LogSettings = LogSettings()
+
+
+def load(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> Settings:
+    """Read the settings in their precedence: flags, environment, file.
+
+    Args:
+        config: a codecell.toml; None takes ./codecell.toml where there is one.
+        flags: nested values that win over everything, as `{"engine": {"runtime": "runsc"}}`.
+
+    Raises:
+        ConfigurationError: naming the key that is unknown, malformed or contradictory.
+    """
+    path = config if config is not None else Path("codecell.toml")
+    if config is not None and not config.is_file():
+        raise ConfigurationError(f"configuration file {config} does not exist")
+
+    class _Sources(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            del dotenv_settings, file_secret_settings
+            toml = TomlConfigSettingsSource(settings_cls, toml_file=path)
+            return init_settings, env_settings, toml
+
+    try:
+        return _Sources(**(flags or {}))
+    except ValidationError as error:
+        raise ConfigurationError(_explain(error)) from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
+
+
+def _explain(error: ValidationError) -> str:
+    parts = []
+    for item in error.errors(include_url=False, include_input=False):
+        key = ".".join(str(part) for part in item["loc"])
+        text = "unknown key" if item["type"] == "extra_forbidden" else item["msg"]
+        parts.append(f"{key}: {text.removeprefix('Value error, ')}" if key else text)
+    return "; ".join(parts)
+
+
+def rows() -> Iterator[tuple[str, str, str]]:
+    """Yield (key, default, meaning) of every setting, for the README's generated table."""
+    for section, field in Settings.model_fields.items():
+        model = field.annotation
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            continue
+        for name, info in model.model_fields.items():
+            yield f"{section}.{name}", _show(info.default), info.description or ""
+
+
+def _show(value: object) -> str:
+    if value is None:
+        return "(none)"
+    if isinstance(value, ByteSize):
+        return value.human_readable().replace(".0", "")
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value)

@@ -1,0 +1,245 @@
+"""The MCP tools: wire model -> Request -> Runner -> wire model. They decide nothing.
+
+Built on the SDK's low-level server, which publishes exactly our schemas and leaves the checking
+of arguments to us; the high-level one drops unknown arguments silently.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import anyio
+import structlog
+from mcp import MCPError
+from mcp.server import CacheHint, Server, ServerRequestContext
+from mcp.types import (
+    INVALID_PARAMS,
+    CallToolRequestParams,
+    CallToolResult,
+    ListToolsResult,
+    PaginatedRequestParams,
+    TextContent,
+    Tool,
+    ToolAnnotations,
+)
+from pydantic import BaseModel, ValidationError
+
+from codecell import __version__
+from codecell.errors import BusyError, RequestError, SandboxError
+from codecell.languages import LANGUAGES
+from codecell.model import LanguageInfo, Outcome, Request, Status
+from codecell.render import fit, languages_text, result_text, size
+from codecell.settings import Settings
+from codecell.wire import (
+    ExecuteCodeInput,
+    ExecuteCodeOutput,
+    ListLanguagesInput,
+    ListLanguagesOutput,
+    explain,
+    from_languages,
+    from_outcome,
+    schema_of,
+    to_request,
+)
+
+log = structlog.get_logger()
+
+Context = ServerRequestContext[Any]
+PROGRESS_EVERY_S = 1.0
+# Results are fitted to the transport; without this hint some clients put anything above 25,000
+# tokens into a file (500,000 is the most that they accept).
+_RESULT_META = {"anthropic/maxResultSizeChars": 500_000}
+
+
+class Runs(Protocol):
+    """What the tools need of a `Runner`."""
+
+    async def execute(self, request: Request) -> Outcome:
+        """Run one request."""
+
+    async def languages(self) -> tuple[LanguageInfo, ...]:
+        """Tell what is installed."""
+
+
+def _local(_: Context) -> str:
+    return "local"
+
+
+def build_server(
+    runner: Runs, settings: Settings, caller_of: Callable[[Context], str] = _local
+) -> Server[Any]:
+    """Make the MCP server; it serves any number of connections of either protocol era.
+
+    Args:
+        runner: runs the programs.
+        settings: what the descriptions state as defaults and ceilings.
+        caller_of: names the authenticated caller of a call; stdio has one.
+    """
+    tools = tool_definitions(settings)
+    handlers = _Handlers(runner, settings, caller_of)
+
+    async def list_tools(_: Context, __: PaginatedRequestParams | None) -> ListToolsResult:
+        return ListToolsResult(tools=tools)
+
+    async def call_tool(context: Context, params: CallToolRequestParams) -> CallToolResult:
+        arguments = params.arguments if params.arguments is not None else {}
+        match params.name:
+            case "execute_code":
+                return await handlers.execute_code(context, arguments)
+            case "list_languages":
+                return await handlers.list_languages(arguments)
+            case name:
+                known = ", ".join(tool.name for tool in tools)
+                raise MCPError(INVALID_PARAMS, f"Unknown tool {name[:64]!r}; the tools are {known}")
+
+    return Server(
+        "codecell",
+        version=__version__,
+        title="codecell",
+        description="Runs untrusted code in hardened containers made ahead of time.",
+        instructions=_instructions(),
+        cache_hints={"tools/list": CacheHint(ttl_ms=300_000, scope="public")},
+        on_list_tools=list_tools,
+        on_call_tool=call_tool,
+    )
+
+
+def _instructions() -> str:
+    return (
+        "codecell runs programs in throw-away sandboxes. Call execute_code with a complete "
+        "program; call list_languages once to see versions, limits and what is preinstalled. "
+        "Every call starts clean and has no network."
+    )
+
+
+def tool_definitions(settings: Settings) -> list[Tool]:
+    """Return the tools as published, in a fixed order (clients cache by it)."""
+    return [
+        Tool(
+            name="execute_code",
+            title="Run code in a sandbox",
+            description=_execute_description(settings),
+            input_schema=schema_of(ExecuteCodeInput, "validation"),
+            output_schema=schema_of(ExecuteCodeOutput, "serialization"),
+            annotations=ToolAnnotations(
+                title="Run code in a sandbox",
+                read_only_hint=False,
+                destructive_hint=False,
+                idempotent_hint=False,
+                open_world_hint=False,
+            ),
+            _meta=_RESULT_META,
+        ),
+        Tool(
+            name="list_languages",
+            title="List languages",
+            description=(
+                "List the languages that execute_code can run: ids, aliases, installed versions, "
+                "preinstalled packages, default limits and ceilings. Call it when unsure which "
+                "language or version there is. Takes no arguments."
+            ),
+            input_schema=schema_of(ListLanguagesInput, "validation"),
+            output_schema=schema_of(ListLanguagesOutput, "serialization"),
+            annotations=ToolAnnotations(
+                title="List languages",
+                read_only_hint=True,
+                destructive_hint=False,
+                idempotent_hint=True,
+                open_world_hint=False,
+            ),
+        ),
+    ]
+
+
+def _execute_description(settings: Settings) -> str:
+    limits = settings.limits
+    return (
+        f"Run a complete program ({', '.join(LANGUAGES)}) in an isolated sandbox and return its "
+        "stdout, stderr, exit code and resource usage; use it to compute, test code or process "
+        "text.\n"
+        "- Every call starts clean: no files, variables or processes are left from earlier calls.\n"
+        "- No network. The working directory is /sandbox; /sandbox and /tmp are writable, the rest "
+        "is read-only. Send input as `stdin`, `args` or `env`; print what you want back.\n"
+        f"- Time limit {limits.timeout_s:g} s unless `timeout` says otherwise, at most "
+        f"{limits.max_timeout_s:g} s; {size(limits.memory)} memory, {limits.cpus:g} CPU, "
+        f"{limits.processes} processes; {limits.output_chars} characters are kept of stdout and of "
+        "stderr. Output up to the moment a limit stops the program is returned.\n"
+        "- A program that fails is a normal result: read `status`, `exit_code` and `stderr`. "
+        "Only status `setup_error` is the server's fault."
+    )
+
+
+class _Handlers:
+    """The two tool handlers; every failure becomes a result that a model can act on."""
+
+    def __init__(
+        self, runner: Runs, settings: Settings, caller_of: Callable[[Context], str]
+    ) -> None:
+        self._runner = runner
+        self._default_timeout_s = settings.limits.timeout_s
+        self._caller_of = caller_of
+
+    async def execute_code(self, context: Context, arguments: dict[str, Any]) -> CallToolResult:
+        try:
+            given = ExecuteCodeInput.model_validate(arguments)
+        except ValidationError as error:
+            return _refusal(explain(error, ExecuteCodeInput))
+        request = to_request(given, self._caller_of(context))
+        async with anyio.create_task_group() as tasks:
+            limit = given.timeout if given.timeout is not None else self._default_timeout_s
+            tasks.start_soon(_report_progress, context, limit)
+            result = await self._run(request)
+            tasks.cancel_scope.cancel()
+        return result
+
+    async def _run(self, request: Request) -> CallToolResult:
+        try:
+            result = fit(from_outcome(await self._runner.execute(request)))
+        except RequestError as error:
+            return _refusal(str(error))
+        except BusyError as error:
+            wait = max(1, math.ceil(error.retry_after_s))
+            return _refusal(f"The server is busy; nothing was run. Busy, retry after {wait} s.")
+        except Exception:
+            log.exception("execute_code failed")
+            return _refusal("Internal error; the program may not have run. Try again.")
+        return _answer(result, result_text(result), failed=result.status is Status.SETUP_ERROR)
+
+    async def list_languages(self, arguments: dict[str, Any]) -> CallToolResult:
+        try:
+            ListLanguagesInput.model_validate(arguments)
+        except ValidationError as error:
+            return _refusal(explain(error, ListLanguagesInput))
+        try:
+            result = from_languages(await self._runner.languages())
+        except SandboxError as error:
+            log.exception("list_languages failed")
+            return _refusal(f"setup_error: {error}")
+        except Exception:
+            log.exception("list_languages failed")
+            return _refusal("Internal error. Try again.")
+        return _answer(result, languages_text(result), failed=False)
+
+
+def _refusal(text: str) -> CallToolResult:
+    return CallToolResult(content=[TextContent(type="text", text=text)], is_error=True)
+
+
+def _answer(result: BaseModel, text: str, *, failed: bool) -> CallToolResult:
+    return CallToolResult(
+        content=[TextContent(type="text", text=text)],
+        structured_content=result.model_dump(mode="json"),
+        is_error=failed,
+    )
+
+
+async def _report_progress(context: Context, limit_s: float) -> None:
+    """Report about every second; the SDK sends nothing to a caller that gave no token."""
+    started = anyio.current_time()
+    while True:
+        await anyio.sleep(PROGRESS_EVERY_S)
+        elapsed = anyio.current_time() - started
+        message = f"running {elapsed:.0f} s of {limit_s:g} s"
+        if elapsed > limit_s:
+            message = f"{elapsed:.0f} s, time limit {limit_s:g} s: waiting for a place or ending"
+        await context.session.report_progress(elapsed, max(limit_s, elapsed), message)
