@@ -5,14 +5,11 @@ async with codecell.open_sandbox() as sandbox:
     assert outcome.stdout.text == "42\\n"
 """
 
-import logging
-import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-import structlog
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from codecell.app import open_runner
@@ -107,24 +104,8 @@ async def open_sandbox(settings: Settings | None = None) -> AsyncIterator[Sandbo
     Raises:
         ConfigurationError: naming the key that is wrong.
     """
-    _keep_quiet()
-    raised: Exception | None = None
     async with open_runner(settings if settings is not None else load()) as runner:
-        try:
-            yield Sandbox(runner)
-        except Exception as error:  # noqa: BLE001  # raised below, where no task group wraps it
-            raised = error
-    if raised is not None:
-        raise raised
-
-
-def _keep_quiet() -> None:
-    """Keep structlog's default, every line on stdout, from a program that did not configure it."""
-    if not structlog.is_configured():
-        structlog.configure(
-            wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-            logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
-        )
+        yield Sandbox(runner)
 
 
 @contextmanager

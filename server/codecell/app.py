@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import anyio
-import structlog
 
 from codecell import log
 from codecell.backends import open_backend
@@ -23,15 +22,17 @@ async def open_runner(settings: Settings, *, warm: bool = True) -> AsyncIterator
 
     An engine that is away is no error here: each run reports it until it is back.
     """
-    if not structlog.is_configured():
-        log.configure(settings.log.level)  # structlog's own default prints to stdout
+    log.keep_quiet()
     backend = open_backend(settings)
+    raised: Exception | None = None
     try:
         async with anyio.create_task_group() as tasks:
             pool = Pool(backend, settings, tasks, warm=warm)
             tasks.start_soon(pool.keep_ready)
             try:
                 yield Runner(pool, settings)
+            except Exception as error:  # noqa: BLE001  raised below, where no task group wraps it
+                raised = error
             finally:
                 with anyio.CancelScope(shield=True):
                     await pool.aclose()
@@ -39,3 +40,5 @@ async def open_runner(settings: Settings, *, warm: bool = True) -> AsyncIterator
     finally:
         with anyio.CancelScope(shield=True):
             await backend.aclose()
+    if raised is not None:
+        raise raised

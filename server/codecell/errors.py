@@ -10,7 +10,7 @@
         ├── CellLost            a cell went away while it was ours
         └── ProtocolError       a cell sent bytes that are not the protocol
 
-All of them live here so that the boundary that shows them (tools, cli) can be read against one page.
+All of them live here so that the boundary that shows them can be read against one page.
 """
 
 

@@ -31,6 +31,7 @@ from codecell.sandbox import Cell
 BOOT_S = 30.0  # a cell that takes longer to come up is a dud
 GRACE_S = 2.0  # past a deadline the agent has this long before its cell is given up
 CANCEL_S = 1.0
+TYPICAL_BYTES = 16 * 1024 * 1024  # of a waiting cell whose kernel does not tell
 
 log = structlog.get_logger(__name__)
 
@@ -65,6 +66,9 @@ class Link:
         self.spec = spec
         self.runs = 0
         self.boot_id = ""
+        self.caller: str | None = None  # whose cell it is, from its first lease on
+        self.stale = False  # not used since the pool last looked
+        self.idle_bytes = TYPICAL_BYTES
         self.went = False  # whether the current run's program was told to go
         self.lost: SandboxError | None = None
         self._ready = anyio.Event()
@@ -75,6 +79,21 @@ class Link:
     def usable(self) -> bool:
         """Whether a run can be given to this cell now."""
         return self.lost is None and self._ready.is_set() and self._run is None
+
+    def bind(self, caller: str) -> None:
+        """Make the cell one caller's for good.
+
+        Raises:
+            CellLost: it is another's; this is the last check of several.
+        """
+        if self.caller not in (None, caller):
+            raise CellLost("a cell was about to change callers")
+        self.caller = caller
+        self.stale = False
+
+    async def recycled(self) -> None:
+        """Wait until the agent has wiped the cell, or the cell has ended."""
+        await self._ready.wait()
 
     async def boot(self) -> None:
         """Send the agent and wait until its first child stands ready.
@@ -140,6 +159,9 @@ class Link:
             raise self.lost
         self.runs += 1
         self.went = False
+        again = self.spec.reuse == "caller"
+        if again:
+            self._ready = anyio.Event()
         keep = limits.output_chars * UTF8_MAX
         run = self._run = _Run(self.runs, keep, on_output)
         header = {
@@ -147,6 +169,7 @@ class Link:
             "timeout_s": step.timeout_s,
             "keep": keep,
             "kill_bytes": limits.output_kill_bytes,
+            "again": again,
         }
         try:
             with anyio.move_on_after(step.timeout_s + GRACE_S):
@@ -206,14 +229,20 @@ class Link:
                 run.facts = facts_from(decode_json(frame))
                 run.done.set()
             case Kind.READY:
+                if not self.boot_id:
+                    raise ProtocolError("a cell was ready before it said hello")
+                if frame.payload:
+                    held = decode_json(frame).get("memory_bytes")
+                    self.idle_bytes = held if isinstance(held, int) and held > 0 else TYPICAL_BYTES
                 self._ready.set()
             case Kind.HELLO:
                 hello = decode_json(frame)
                 if hello.get("protocol") != VERSION:
                     raise ProtocolError("a cell's agent speaks another protocol version")
-                self.boot_id = str(hello.get("boot", ""))[:64]
+                self.boot_id = _words(hello.get("boot"), 64)
             case Kind.FAULT:
-                self.lost = CellLost(f"the agent failed: {decode_json(frame).get('error')!s:.300}")
+                words = _words(decode_json(frame).get("error"), 300)
+                self.lost = CellLost(f"the agent failed: {words}")
             case _:
                 pass  # a late frame of a run that was given up
 
@@ -226,7 +255,9 @@ def facts_from(value: dict[str, Any]) -> Facts:
         SandboxError: the agent says that the program could not be started.
     """
     if failure := value.get("failure"):
-        raise SandboxError(f"the program could not be started: {failure!s:.500}")
+        raise SandboxError(f"the program could not be started: {_words(failure, 500)}")
+    if (value.get("code") is None) == (value.get("signal") is None):
+        raise ProtocolError("a cell's report is malformed: either an exit code or a signal")
     try:
         code, signal = value["code"], value["signal"]
         return Facts(
@@ -242,8 +273,15 @@ def facts_from(value: dict[str, Any]) -> Facts:
             stdout_bytes=_whole(value["stdout_bytes"], 2**48),
             stderr_bytes=_whole(value["stderr_bytes"], 2**48),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ProtocolError(f"a cell's report is malformed: {error}") from error
+
+
+def _words(value: object, most: int) -> str:
+    """Return a cell's text, short and encodable: a JSON string may hold half a surrogate pair."""
+    if not isinstance(value, str):
+        return "(not a text)"
+    return value[:most].encode("utf-8", "replace").decode()
 
 
 def _whole(value: object, most: int) -> int:

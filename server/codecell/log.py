@@ -10,7 +10,17 @@ LEVELS = {
     "info": logging.INFO,
     "warning": logging.WARNING,
     "error": logging.ERROR,
+    "critical": logging.CRITICAL,
 }
+
+
+def keep_quiet() -> None:
+    """Keep structlog's default, every line on stdout, from a program that configured nothing."""
+    if not structlog.is_configured():
+        structlog.configure(
+            wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+            logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        )
 
 
 def configure(level: str = "warning") -> None:

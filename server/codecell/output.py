@@ -15,6 +15,11 @@ class Capture:
         self.max_bytes = max_chars * UTF8_MAX
         self._kept = bytearray()
 
+    @property
+    def held(self) -> int:
+        """Tell how many bytes are kept."""
+        return len(self._kept)
+
     def add(self, data: bytes) -> None:
         """Take bytes as they come; what is past the bound is dropped."""
         self._kept += data[: self.max_bytes - len(self._kept)]
@@ -27,17 +32,12 @@ class Capture:
         """
         total = len(self._kept) if total_bytes is None else max(total_bytes, len(self._kept))
         whole = total == len(self._kept)
-        try:
-            text, repaired = (
-                codecs.getincrementaldecoder("utf-8")().decode(self._kept, whole),
-                False,
-            )
-        except UnicodeDecodeError:
-            decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-            text, repaired = decoder.decode(self._kept, whole), True
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        text = decoder.decode(self._kept, whole)
+        shown = text[: self.max_chars]
         return Captured(
-            text=text[: self.max_chars],
+            text=shown,
             total_bytes=total,
             truncated=not whole or len(text) > self.max_chars,
-            repaired=repaired,
+            repaired=not self._kept.startswith(shown.encode()),
         )

@@ -1,13 +1,12 @@
-"""Cells made before anyone asks, one shelf per kind; used once, refilled behind the run.
+"""Cells made before anyone asks; leased for one run each, refilled behind it.
 
-A cell that becomes ready goes to whoever has waited longest. Making and discarding happen in the
-background, in the pool's own tasks: a caller that gives up loses nothing for anyone else.
+A cell that becomes ready goes to whoever has waited longest. Making, wiping and discarding happen
+in the background, in the pool's own tasks: a caller that gives up loses nothing for anyone else.
+With `reuse = "caller"` a cell that was wiped goes back to its own caller, never to another.
 """
 
-from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 
 import anyio
 import structlog
@@ -20,37 +19,14 @@ from codecell.model import CellSpec
 from codecell.policy import cell_spec
 from codecell.sandbox import Backend
 from codecell.settings import Settings
+from codecell.shelf import Shelf, Waiter
 
 BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0)
-CLOSE_S = 2.0
+CLOSE_S = 1.5
+REFILL_S = 0.02  # spares are begun only when a short run and its answer are out of the way
+RECYCLE_S = 2.0
 
 log = structlog.get_logger(__name__)
-
-
-class _Waiter:
-    """A caller that waits for a cell."""
-
-    def __init__(self) -> None:
-        self.served = anyio.Event()
-        self.link: Link | None = None
-        self.error: SandboxError | None = None
-
-
-@dataclass(slots=True)
-class _Shelf:
-    """The cells of one kind."""
-
-    spec: CellSpec
-    target: int
-    ready: deque[Link] = field(default_factory=deque)
-    waiters: deque[_Waiter] = field(default_factory=deque)
-    starting: int = 0
-    failures: int = 0
-    resting: bool = False  # after a failure spares wait; callers never do
-
-    def wanted(self) -> int:
-        spares = 0 if self.resting else self.target - len(self.ready)
-        return len(self.waiters) + max(spares, 0) - self.starting
 
 
 class Pool:
@@ -60,23 +36,28 @@ class Pool:
         self, backend: Backend, settings: Settings, tasks: TaskGroup, *, warm: bool
     ) -> None:
         self.backend = backend
-        self._settings = settings
+        self._settings = settings.pool
         self._tasks = tasks
+        self._warm = warm
         self._starting = 0
+        self._leased = 0
         self._closed = False
+        self._refilling = False
         self._links: set[Link] = set()
-        self._shelves: dict[CellSpec, _Shelf] = {}
-        if warm:
-            for name in settings.pool.languages:
-                self._shelf(cell_spec(LANGUAGES[name], settings)).target = settings.pool.size
+        self._shelves: dict[CellSpec, Shelf] = {}
+        for name in settings.pool.languages:
+            self._shelf(cell_spec(LANGUAGES[name], settings), floor=settings.pool.min)
 
     async def keep_ready(self) -> None:
-        """Clear up after dead instances, then begin to fill the shelves."""
+        """Clear up after dead instances, fill the shelves, let idle cells go now and then."""
         try:
             await self.backend.sweep()
         except SandboxError as error:
             log.warning("nothing swept", error=str(error))
         self._balance()
+        while True:
+            await anyio.sleep(self._settings.idle_s)
+            self._settle()
 
     def ready(self, spec: CellSpec) -> int:
         """Count the cells of a kind that could take a run at once."""
@@ -84,25 +65,33 @@ class Pool:
         return sum(link.usable for link in shelf.ready) if shelf else 0
 
     @asynccontextmanager
-    async def lease(self, spec: CellSpec) -> AsyncIterator[Link]:
-        """Give one cell to one run; behind it the cell is thrown away.
+    async def lease(self, spec: CellSpec, caller: str) -> AsyncIterator[Link]:
+        """Give one cell to one run of a caller.
 
         Raises:
             SandboxError: no cell could be made; the text says why.
         """
-        link = await self._take(self._shelf(spec))
+        if self._closed:
+            raise SandboxError("the server is shutting down")
+        shelf = self._shelf(spec)
+        link = shelf.take(caller)
+        while shelf.dead:
+            self._tasks.start_soon(self._discard, shelf.dead.pop())
+        if link is None:
+            link = await self._wait(shelf, caller)
+        link.bind(caller)
+        self._leased += 1
         try:
             yield link
         finally:
-            self._tasks.start_soon(self._discard, link)
+            self._leased -= 1
+            again = spec.reuse == "caller" and link.lost is None
+            if not self._closed:  # else all are discarded, and the tasks may be over
+                self._tasks.start_soon(self._recycle if again else self._discard, link)
+            self._refill_soon()
 
-    async def _take(self, shelf: _Shelf) -> Link:
-        while shelf.ready:
-            link = shelf.ready.popleft()
-            if link.usable:
-                self._balance()
-                return link
-        waiter = _Waiter()
+    async def _wait(self, shelf: Shelf, caller: str) -> Link:
+        waiter = Waiter(caller)
         shelf.waiters.append(waiter)
         self._balance()
         try:
@@ -117,35 +106,75 @@ class Pool:
             raise waiter.error or SandboxError("the server is shutting down")
         return waiter.link
 
-    def _shelf(self, spec: CellSpec) -> _Shelf:
-        return self._shelves.setdefault(spec, _Shelf(spec, target=0))
+    def _shelf(self, spec: CellSpec, *, floor: int = 0) -> Shelf:
+        shelf = self._shelves.get(spec)
+        if shelf is None:
+            floor = floor if self._warm else 0
+            ceiling = max(floor, self._settings.max) if self._warm else 0
+            shelf = self._shelves[spec] = Shelf(spec, floor, ceiling, target=floor)
+        return shelf
 
-    def _shelve(self, shelf: _Shelf, link: Link) -> None:
-        """Hand a ready cell to the longest waiting caller, or keep it."""
-        if shelf.waiters:
-            waiter = shelf.waiters.popleft()
-            waiter.link = link
-            waiter.served.set()
-        else:
-            shelf.ready.append(link)
-
-    def _balance(self) -> None:
-        """Start what is missing, kinds with waiting callers first, so many at a time."""
+    def _shelve(self, shelf: Shelf, link: Link) -> None:
+        """Hand a cell to the longest waiting caller that may have it, or keep it, or let it go."""
         if self._closed:
             return
-        for shelf in sorted(self._shelves.values(), key=lambda s: -len(s.waiters)):
-            while shelf.wanted() > 0 and self._starting < self._settings.pool.starting:
+        if not link.usable:
+            self._tasks.start_soon(self._discard, link)
+            self._balance()
+        elif (waiter := shelf.waiter_for(link)) is not None:
+            waiter.link = link
+            waiter.served.set()
+        elif link.caller is not None and len(shelf.kept) < self._settings.max:
+            shelf.kept.append(link)
+        elif link.caller is None and len(shelf.ready) < shelf.target:
+            shelf.ready.append(link)
+        else:
+            self._tasks.start_soon(self._discard, link)
+
+    # making
+
+    def _refill_soon(self) -> None:
+        if not self._refilling and not self._closed:
+            self._refilling = True
+            self._tasks.start_soon(self._refill)
+
+    async def _refill(self) -> None:
+        await anyio.sleep(REFILL_S)
+        self._refilling = False
+        self._balance()
+
+    def _balance(self) -> None:
+        """Begin what is missing, kinds with waiting callers first, so many at a time."""
+        if self._closed:
+            return
+        for shelf in sorted(self._shelves.values(), key=lambda shelf: -len(shelf.waiters)):
+            # A spare yields the processors to the runs in flight; a waiting caller does not.
+            most = self._settings.starting if shelf.waiters or not self._leased else 1
+            while shelf.wanted() > 0 and self._starting < most and self._has_room(shelf):
                 shelf.starting += 1
                 self._starting += 1
                 self._tasks.start_soon(self._make, shelf)
 
-    async def _make(self, shelf: _Shelf) -> None:
+    def _has_room(self, wanting: Shelf) -> bool:
+        """Keep the memory of waiting cells within its budget; a waiting caller is always served."""
+        if wanting.waiters:
+            return True
+        idle = sum(shelf.idle_bytes() for shelf in self._shelves.values())
+        typical = idle // max(sum(len(shelf.ready) for shelf in self._shelves.values()), 1)
+        return idle + (self._starting + 1) * typical <= self._settings.memory
+
+    async def _make(self, shelf: Shelf) -> None:
         try:
             link = await self._open(shelf.spec)
         except SandboxError as error:
             self._failed(shelf, error)
+        except Exception as error:
+            log.exception("making a cell failed")
+            self._failed(shelf, SandboxError(f"making a cell failed: {type(error).__name__}"))
         else:
             shelf.failures = 0
+            if self._closed:  # too late for `aclose` to have seen it
+                await self._discard_now(link)
             self._shelve(shelf, link)
         finally:
             shelf.starting -= 1
@@ -160,8 +189,7 @@ class Pool:
         try:
             await link.boot()
         except BaseException:
-            with anyio.CancelScope(shield=True):
-                await self._discard(link)
+            await self._discard_now(link)
             raise
         return link
 
@@ -169,14 +197,18 @@ class Pool:
         """Read a cell to its end; a spare that ends on its own is replaced."""
         await link.listen()
         shelf = self._shelf(link.spec)
-        if link in shelf.ready and not self._closed:
+        if self._closed or not (link in shelf.ready or link in shelf.kept):
+            return
+        if link in shelf.kept:
+            shelf.kept.remove(link)
+        else:
             shelf.ready.remove(link)
-            await self._discard(link)
             self._failed(shelf, link.lost or SandboxError("the cell ended"))
-            self._balance()
+        await self._discard(link)
+        self._balance()
 
-    def _failed(self, shelf: _Shelf, error: SandboxError) -> None:
-        """Tell the longest waiting caller, or let the spares rest for a while."""
+    def _failed(self, shelf: Shelf, error: SandboxError) -> None:
+        """Tell the longest waiting caller, and let the spares rest for a while."""
         if self._closed:
             return
         log.warning("no cell", language=shelf.spec.language, error=str(error))
@@ -190,10 +222,44 @@ class Pool:
             shelf.failures += 1
             self._tasks.start_soon(self._rest, shelf, pause)
 
-    async def _rest(self, shelf: _Shelf, pause: float) -> None:
+    async def _rest(self, shelf: Shelf, pause: float) -> None:
         await anyio.sleep(pause)
         shelf.resting = False
         self._balance()
+
+    # letting go
+
+    async def _recycle(self, link: Link) -> None:
+        """Take a cell back for its caller once its agent has proved it empty."""
+        shelf = self._shelf(link.spec)
+        shelf.recycling += 1
+        with anyio.move_on_after(RECYCLE_S):
+            await link.recycled()
+        shelf.recycling -= 1
+        if link.usable and not self._closed:
+            self._shelve(shelf, link)
+        else:
+            await self._discard(link)
+        self._balance()
+
+    def _settle(self) -> None:
+        """Let go what nobody needed in the last period."""
+        for shelf in self._shelves.values():
+            shelf.settle()
+            stale, shelf.kept = (
+                [link for link in shelf.kept if link.stale],
+                [link for link in shelf.kept if not link.stale],
+            )
+            for link in shelf.kept:
+                link.stale = True
+            for link in (*shelf.surplus(), *stale):
+                self._tasks.start_soon(self._discard, link)
+        self._balance()
+
+    async def _discard_now(self, link: Link) -> None:
+        """Discard a cell also where the task that made it is being cancelled."""
+        with anyio.CancelScope(shield=True):
+            await self._discard(link)
 
     async def _discard(self, link: Link) -> None:
         self._links.discard(link)

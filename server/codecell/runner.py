@@ -75,7 +75,7 @@ class Runner:
         return await self._attempt(plan, tale)  # the spare was dead before it was told anything
 
     async def _attempt(self, plan: Plan, tale: "_Tale") -> Facts:
-        async with self._pool.lease(plan.cell) as link:
+        async with self._pool.lease(plan.cell, plan.caller) as link:
             tale.isolation = link.cell.isolation
             try:
                 return await self._steps(link, plan, tale)

@@ -126,8 +126,18 @@ class PoolSettings(Section):
     languages: Annotated[tuple[str, ...], AfterValidator(_known_languages)] = Field(
         DEFAULT_SET, description="Languages whose cells are made ahead of time"
     )
-    size: Annotated[int, Field(ge=0, le=256)] = Field(
-        2, description="Ready cells per language; 0 makes every cell cold"
+    min: Annotated[int, Field(ge=0, le=256)] = Field(
+        2, description="Ready cells always kept per language; 0 lets idle languages go cold"
+    )
+    max: Annotated[int, Field(ge=0, le=256)] = Field(
+        8,
+        description="Ready cells kept per language while it is much used; 0 makes every cell cold",
+    )
+    memory: Size = Field(
+        ByteSize(1024 * MIB), description="Memory that waiting cells may take together"
+    )
+    idle_s: Seconds = Field(
+        30.0, description="Period after which cells that nobody needed begin to go, in seconds"
     )
     starting: Annotated[int, Field(ge=1, le=64)] = Field(
         2, description="Cells that may be starting at a time"
@@ -136,6 +146,12 @@ class PoolSettings(Section):
         "never",
         description="`never`: a cell serves one run; `caller`: one caller's runs share cells",
     )
+
+    @model_validator(mode="after")
+    def _least_within_most(self) -> Self:
+        if self.min > self.max:
+            raise ValueError("pool.min is larger than pool.max")
+        return self
 
 
 class EngineSettings(Section):

@@ -90,11 +90,13 @@ class Script:
         boot: played when the agent and its configuration have arrived.
         run: played at GO.
         on_cancel: played at CANCEL in place of what is left of `run`; None is deaf to it.
+        wiped: played after a run in a cell that is to be used again.
     """
 
     boot: Sequence[Act] = (HELLO, READY)
     run: Sequence[Act] = (leave(),)
     on_cancel: Sequence[Act] | None = (STOPPED,)
+    wiped: Sequence[Act] = (READY,)
 
 
 @dataclass(slots=True)
@@ -244,6 +246,9 @@ class FakeCell:
             tasks.start_soon(first, event)
             tasks.start_soon(first, self._more)
 
+    def _wiped(self) -> Sequence[Act]:
+        return self.script.wiped if self.jobs[-1].header.get("again") else ()
+
     def _understand(self) -> None:
         if not self.source:
             length = int.from_bytes(self._input[:4], "big")
@@ -275,12 +280,12 @@ class FakeCell:
                 self.jobs[-1].stdin += payload
             case Kind.GO:
                 self.jobs[-1].went = True
-                self.play(*self.script.run)
+                self.play(*self.script.run, *self._wiped())
             case Kind.CANCEL:
                 self.jobs[-1].cancelled = True
                 if self.script.on_cancel is not None:
                     self._acts.clear()
-                    self.play(*self.script.on_cancel)
+                    self.play(*self.script.on_cancel, *self._wiped())
             case _:
                 raise AssertionError(f"the server sent a {kind.name} frame")
 
@@ -303,7 +308,7 @@ class FakeBackend:
     def __init__(
         self,
         engine: FakeEngine | None = None,
-        scripts: Scripts = Script(),  # noqa: B008  frozen
+        scripts: Scripts = Script(),
         *,
         images: dict[str, Image] | None = None,
     ) -> None:

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -39,7 +40,8 @@ from codecell.model import CellSpec, Isolation, Launch
 from codecell.sandbox import Image
 from codecell.settings import Settings
 
-UIDS = range(20_000, 60_000)  # inside the 65,536 ids that a remapped or rootless engine has
+# Inside the 65,536 ids that a remapped or rootless engine has; images/base names them all.
+UIDS = range(20_000, 24_096)
 NAME = "codecell-{uid}"
 THREADS = 16
 BOOT = """
@@ -85,10 +87,12 @@ class DockerBackend:
         self._threads = anyio.CapacityLimiter(THREADS)
         self._instance = secrets.token_hex(8)
         self._labels = {LABEL_INSTANCE: self._instance, LABEL_OWNER: Owner.current().label()}
-        label = f"{LABEL_INSTANCE}={self._instance}"
-        self._events = Events(self._unbounded_client, label)
+        self._label = f"{LABEL_INSTANCE}={self._instance}"
+        self._events = Events(self._unbounded_client, self._label)
         self._client: docker.APIClient | None = None
         self._host: _Host | None = None
+        self._making = 0
+        self._idle = threading.Condition()  # notified when a thread is done making a cell
         self._first = threading.Lock()  # several cells are begun at once; one of them asks
         self._verified: set[tuple[CellSpec, str]] = set()
         self._reaper: subprocess.Popen[bytes] | None = None
@@ -142,7 +146,7 @@ class DockerBackend:
             return
         self._closed = True
         with anyio.move_on_after(GONE_S):
-            await self._in_thread(self._close)
+            await anyio.to_thread.run_sync(self._close, abandon_on_cancel=True)
 
     # Everything below blocks and runs in worker threads.
 
@@ -189,7 +193,7 @@ class DockerBackend:
         self._reaper = subprocess.Popen(  # noqa: S603  our own interpreter and script
             [
                 sys.executable, "-I", "-S", str(Path(reaper.__file__)),
-                path, f"{LABEL_INSTANCE}={self._instance}",
+                path, self._label,
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
@@ -199,11 +203,17 @@ class DockerBackend:
         )  # fmt: skip
 
     def _start(self, spec: CellSpec, loop: EventLoopToken) -> Started:
+        with self._idle:
+            self._making += 1
         try:
             return self._start_on(self._api(), self._facts(), spec, loop)
         except EngineUnavailable:
             self._client = self._host = None  # ask anew when it is back
             raise
+        finally:
+            with self._idle:
+                self._making -= 1
+                self._idle.notify_all()
 
     def _start_on(
         self, api: docker.APIClient, host: _Host, spec: CellSpec, loop: EventLoopToken
@@ -229,8 +239,7 @@ class DockerBackend:
         return Started(name, isolation, sock, fate)
 
     def _undo(self, started: Started) -> None:
-        started.socket.close()
-        self._remove(self._api(), started.name)
+        started.socket.close()  # and the cell goes by itself
         self._events.forget(started.name)
 
     def _image_id(self, api: docker.APIClient, spec: CellSpec) -> str:
@@ -328,6 +337,8 @@ class DockerBackend:
 
     def _close(self) -> None:
         self._events.close()
+        with self._idle:  # removing a container that is being started leaves a ghost of it
+            self._idle.wait_for(lambda: self._making == 0, GONE_S / 2)
         if self._client is not None:
             cleared = self._remove_own(self._client)
             self._client.close()
@@ -345,10 +356,22 @@ class DockerBackend:
             reaper.wait(1.0)
 
     def _remove_own(self, api: docker.APIClient) -> bool:
-        try:
-            own = api.containers(all=True, filters={"label": f"{LABEL_INSTANCE}={self._instance}"})
-        except Exception:  # noqa: BLE001  the engine is away: so are its containers' streams
-            return False
-        for item in own:
+        """Remove what is left, giving cells whose stream was just closed time to go by themselves.
+
+        A forced removal that meets an automatic one leaves a ghost in Docker 20.10's list.
+        """
+        patience = time.monotonic() + GONE_S / 2
+        while True:
+            try:
+                left = api.containers(all=True, filters={"label": self._label})
+            except Exception:  # noqa: BLE001  the engine is away: so are its containers' streams
+                return False
+            left = [item for item in left if item.get("State") != "removing"]
+            if not left:
+                return True
+            if time.monotonic() > patience or all(item.get("State") == "created" for item in left):
+                break
+            time.sleep(0.05)
+        for item in left:
             self._remove(api, item["Id"])
         return True

@@ -39,11 +39,13 @@ def _call(path: str, method: str, url: str) -> bytes:
 
 
 def _remove_all(path: str, label: str) -> int:
+    """Remove what is there; what the engine is already removing is left to it."""
     filters = urllib.parse.quote(json.dumps({"label": [label]}))
     found = json.loads(_call(path, "GET", f"/containers/json?all=1&filters={filters}"))
-    for item in found:
+    here = [item for item in found if item.get("State") != "removing"]
+    for item in here:
         _call(path, "DELETE", f"/containers/{item['Id']}?force=1&v=1")
-    return len(found)
+    return len(here)
 
 
 def main() -> None:
@@ -51,6 +53,7 @@ def main() -> None:
     path, label = sys.argv[1:]
     if sys.stdin.buffer.read(1):
         return
+    time.sleep(PAUSE_S)  # cells go by themselves now; a forced removal would only get in the way
     end = time.monotonic() + PATIENCE_S
     quiet = 0
     while quiet < 4 and time.monotonic() < end:
