@@ -253,7 +253,7 @@ def eventually(check: Callable[[], bool], within_s: float) -> bool:
 @pytest.fixture
 def in_flight(engine: docker.APIClient) -> Iterator[Server]:
     """A server with an endless run that has begun: its one cell, for there are no spares."""
-    with Server(CODECELL_POOL__SIZE="0") as server:
+    with Server(CODECELL_POOL__MIN="0", CODECELL_POOL__MAX="0") as server:
         server.execute(1, "python", ENDLESS)
         assert eventually(lambda: bool(server.cells(engine)), 10)
         assert eventually(lambda: _busy(engine, server.cells(engine)[0]), 10)

@@ -1,0 +1,260 @@
+"""The guarantees, as data: an ID first, then the test that attacks it, then the row in SECURITY.md.
+
+`python tests/security/requirements.py` prints the table that stands in SECURITY.md between
+`<!-- guarantees -->` and `<!-- /guarantees -->`; test_coverage.py holds all three equal.
+"""
+
+import ast
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parents[1]
+OPEN, CLOSE = "<!-- guarantees -->", "<!-- /guarantees -->"
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """What is promised, and what keeps the promise."""
+
+    guarantee: str
+    mechanism: str
+
+
+REQUIREMENTS: dict[str, Requirement] = {
+    # --- network ---
+    "net:no-interface": Requirement(
+        "A program has no network: no interface but its own loopback, no route, no name server.",
+        "own network namespace, never attached (`NetworkMode: none`, `NetworkDisabled`)",
+    ),
+    "net:loopback-host-unreachable": Requirement(
+        "What listens on the host's loopback can't be reached.", "own network namespace"
+    ),
+    "net:abstract-sockets": Requirement(
+        "The host's abstract UNIX sockets can't be reached.", "own network namespace"
+    ),
+    "net:cells-apart": Requirement(
+        "Two cells share no loopback and no abstract socket.", "a network namespace per cell"
+    ),
+    # --- files ---
+    "fs:read-only-root": Requirement(
+        "Nothing outside /sandbox, /tmp, /dev/shm and /dev/mqueue can be written.",
+        "`ReadonlyRootfs`; /dev, /proc and /sys belong to root",
+    ),
+    "fs:nothing-of-the-host": Requirement(
+        "No host directory, device or engine socket is in a cell.",
+        "no binds, volumes or devices; checked against what the engine says it made",
+    ),
+    "fs:tmpfs-size": Requirement(
+        "A cell writes no more than the size of its /sandbox and /tmp.", "tmpfs `size=`"
+    ),
+    "fs:tmpfs-inodes": Requirement("A flood of empty files ends at a bound.", "tmpfs `nr_inodes=`"),
+    "fs:file-size": Requirement(
+        "No file grows past the size of /sandbox, sparse ones included.", "ulimit `fsize`"
+    ),
+    "fs:mount-options": Requirement(
+        "Writable places know no setuid and no devices, and only /sandbox executes.",
+        "tmpfs `nosuid,nodev`, and `noexec` outside /sandbox",
+    ),
+    "fs:kernel-settings": Requirement(
+        "Kernel settings, cgroup limits and sysrq can't be written.",
+        "`ReadonlyPaths`, read-only sysfs and cgroups, no root",
+    ),
+    # --- privileges ---
+    "priv:not-root": Requirement(
+        "A program is never root, and can't become any other user.",
+        "numeric uid, no capabilities, no setuid files in the images",
+    ),
+    "priv:own-uid": Requirement(
+        "No two live cells share a uid, so none exhausts another's per-user quotas.",
+        "a free uid per container, claimed by its name",
+    ),
+    "priv:no-capabilities": Requirement("All five capability sets are empty.", "`CapDrop: ALL`"),
+    "priv:no-new-privileges": Requirement(
+        "No executed file can add a privilege.", "`no-new-privileges`"
+    ),
+    # --- system calls ---
+    "seccomp:active": Requirement(
+        "A system call filter is always in force.", "our own seccomp profile, an allow-list"
+    ),
+    "seccomp:no-vsock": Requirement(
+        "Hypervisor sockets (AF_VSOCK) are refused.", "seccomp: four socket families"
+    ),
+    "seccomp:no-kernel-crypto": Requirement(
+        "Kernel crypto sockets (AF_ALG) are refused.", "seccomp: four socket families"
+    ),
+    "seccomp:no-raw-packets": Requirement(
+        "Packet and raw sockets are refused.", "seccomp; no `CAP_NET_RAW`"
+    ),
+    "seccomp:no-module-loading": Requirement(
+        "Rare protocols (SCTP, DCCP, MPTCP, SMC, netfilter) are refused before the host's kernel "
+        "would load a module.",
+        "seccomp: family, type and protocol of a socket",
+    ),
+    "seccomp:no-namespaces": Requirement(
+        "No new namespace, so no new capabilities in one.",
+        "seccomp: unshare, setns, clone flags, clone3",
+    ),
+    "seccomp:no-io-uring": Requirement("io_uring is not there.", "seccomp: ENOSYS"),
+    "seccomp:no-keyring": Requirement("The kernel's keyrings are refused.", "seccomp"),
+    "seccomp:no-tracing": Requirement(
+        "ptrace and its relatives are refused.", "seccomp: ptrace, process_vm_*, pidfd_getfd, kcmp"
+    ),
+    "seccomp:no-kernel-programs": Requirement(
+        "bpf, perf events and userfaultfd are refused.", "seccomp"
+    ),
+    "seccomp:no-mounts": Requirement(
+        "Mounting is refused, by the old calls and the new.", "seccomp; no capabilities"
+    ),
+    "seccomp:no-host-control": Requirement(
+        "Kernel modules, kexec, clock, host name, reboot and a sync of the host's disks are "
+        "refused.",
+        "seccomp; no capabilities",
+    ),
+    "seccomp:no-foreign-architecture": Requirement(
+        "The 32-bit and x32 doors into the kernel are shut.",
+        "seccomp: the native architecture only",
+    ),
+    # --- resources ---
+    "res:memory": Requirement(
+        "A memory bomb ends as `out_of_memory`, with what it had printed.",
+        "`Memory` = `MemorySwap`; the program dies before the agent",
+    ),
+    "res:shared-memory": Requirement("/dev/shm is bounded.", "`ShmSize`, counted as memory"),
+    "res:fork-bomb": Requirement(
+        "A fork bomb stays within the cell's process limit and is ended.", "`PidsLimit`"
+    ),
+    "res:others-undisturbed": Requirement(
+        "A bomb in one cell leaves runs in others alone.", "cgroup limits per cell"
+    ),
+    "res:cpu": Requirement("A cell gets no more than its share of CPU.", "`CpuQuota`"),
+    "res:time": Requirement(
+        "An endless loop ends at its timeout, also when it ignores every signal.",
+        "the agent's deadline and SIGKILL; the server's own behind it",
+    ),
+    "res:open-files": Requirement("Open files are bounded.", "ulimit `nofile`"),
+    "res:no-core-dumps": Requirement("A crash writes no core dump.", "ulimit `core` 0"),
+    # --- output ---
+    "out:flood": Requirement(
+        "A flood of output ends as `output_limit`, and the server keeps only the cap.",
+        "counted in the agent, capped on both sides",
+    ),
+    "out:truncated": Requirement(
+        "Output past the cap is cut and said to be; the program runs on.", "capture per stream"
+    ),
+    "out:partial": Requirement(
+        "Whatever the ending, output until then is kept.", "streamed as it comes"
+    ),
+    "out:no-forgery": Requirement(
+        "Nothing a program prints, exits with or writes to any descriptor changes the facts of "
+        "its result.",
+        "status from the kernel's facts alone; the agent's stream is closed in the program",
+    ),
+    "out:closed-streams": Requirement(
+        "Closing stdout is not the end of a run, and not closing it does not prolong one.",
+        "the end is the main process's; the rest is killed",
+    ),
+    "out:any-bytes": Requirement(
+        "Bytes that are not UTF-8 are repaired and said to be; control bytes stay as they are.",
+        "decoded in the server with replacement",
+    ),
+    # --- processes ---
+    "proc:nothing-survives": Requirement(
+        "No process outlives its run, whatever session or group it hid in.",
+        "the agent kills all (`kill(-1)` from PID 1) and the cell is removed",
+    ),
+    "proc:cells-apart": Requirement(
+        "No process outside the cell is visible or can be signalled.", "own PID namespace"
+    ),
+    # --- the agent ---
+    "agent:unkillable": Requirement(
+        "A program can't kill, stop, slow down or starve the agent.",
+        "PID 1 of the namespace; seccomp: limits and priorities of any process but PID 1",
+    ),
+    "agent:untraceable": Requirement(
+        "A program can't read or change the agent's memory or descriptors.",
+        "`PR_SET_DUMPABLE` 0; seccomp",
+    ),
+    "agent:stream-closed": Requirement(
+        "A program inherits no descriptor but stdin, stdout and stderr.",
+        "closed in the child before it reads its job",
+    ),
+    # --- cells ---
+    "cell:used-once": Requirement(
+        "Nothing of a run is left for the next: files, shared memory, queues or uid.",
+        "a cell serves one run and is thrown away",
+    ),
+    "cell:ipc-apart": Requirement(
+        "Cells that live at the same time share no IPC.", "`IpcMode: private`"
+    ),
+    "cell:verified": Requirement(
+        "A cell that the engine made with a wall missing is not used.",
+        "the first of each kind is compared with what was asked",
+    ),
+    # --- what is told of the host ---
+    "host:no-info": Requirement(
+        "Host name, name servers, container id, boot id, boot parameters, devices and kernel log "
+        "of the host are not told.",
+        "constants, `CgroupnsMode: private`, `MaskedPaths`, seccomp",
+    ),
+    "host:no-environment": Requirement(
+        "The server's environment and secrets are not in a cell.", "environment from scratch"
+    ),
+    # --- cleaning up ---
+    "clean:finished": Requirement(
+        "A finished run leaves no container behind.", "removed after each run; `AutoRemove`"
+    ),
+    "clean:cancelled": Requirement(
+        "A cancelled run leaves no process and no container behind.",
+        "removed in the background, shielded from the cancellation",
+    ),
+    "clean:timed-out": Requirement(
+        "A timed-out run leaves no process and no container behind.", "as for any other ending"
+    ),
+    "clean:closed": Requirement(
+        "Closing the server leaves no container behind.", "every cell is removed on the way out"
+    ),
+    "clean:server-killed": Requirement(
+        "`kill -9` of the server leaves no process and no container behind within 5 seconds.",
+        "the agent ends at the end of its stream; `AutoRemove`",
+    ),
+}
+
+
+def marks() -> Iterator[tuple[str, str]]:
+    """Yield (requirement ID, test) for every mark under tests/, read without importing anything."""
+    for path in sorted(TESTS.rglob("test_*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            for decorator in node.decorator_list:
+                if identifier := _identifier(decorator):
+                    yield identifier, f"{path.relative_to(TESTS)}::{node.name}"
+
+
+def _identifier(decorator: ast.expr) -> str | None:
+    match decorator:
+        case ast.Call(func=ast.Attribute(attr="requirement"), args=[ast.Constant(value=str(text))]):
+            return text
+        case _:
+            return None
+
+
+def table() -> str:
+    """Return the table of SECURITY.md."""
+    tests: dict[str, list[str]] = {}
+    for identifier, test in marks():
+        tests.setdefault(identifier, []).append(test)
+    lines = ["| Guarantee | Mechanism | ID | Test |", "|---|---|---|---|"]
+    for identifier, requirement in REQUIREMENTS.items():
+        proof = "<br>".join(f"`{test}`" for test in tests.get(identifier, []))
+        lines.append(
+            f"| {requirement.guarantee} | {requirement.mechanism} | `{identifier}` | {proof} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{OPEN}\n{table()}\n{CLOSE}\n")

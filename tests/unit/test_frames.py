@@ -1,0 +1,212 @@
+"""The framed protocol: nothing a cell sends gets past the decoder but whole frames of known types."""
+
+import ast
+import json
+from importlib import resources
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codecell.errors import ProtocolError
+from codecell.frames import (
+    HEADER,
+    MAGIC,
+    MAX_PAYLOAD,
+    VERSION,
+    Decoder,
+    Frame,
+    Kind,
+    decode_json,
+    encode,
+    encode_bulk,
+    encode_job,
+    encode_json,
+)
+from codecell.model import File
+
+AGENT_KINDS = [kind for kind in Kind if kind > 64]
+frames = st.builds(
+    Frame,
+    st.sampled_from(AGENT_KINDS),
+    st.integers(0, 2**32 - 1),
+    st.binary(max_size=300),
+)
+
+
+def cut(data: bytes, places: list[int]) -> list[bytes]:
+    at = sorted({0, len(data), *(place % (len(data) + 1) for place in places)})
+    return [data[a:b] for a, b in zip(at, at[1:], strict=False)]
+
+
+@given(st.lists(frames, max_size=8), st.lists(st.integers(0, 10**6), max_size=20))
+def test_frames_arrive_whole_however_the_bytes_are_split(
+    sent: list[Frame], places: list[int]
+) -> None:
+    data = b"".join(encode(*frame) for frame in sent)
+    decoder = Decoder()
+    assert [frame for piece in cut(data, places) for frame in decoder.feed(piece)] == sent
+
+
+@pytest.mark.parametrize("size", [0, 1, MAX_PAYLOAD - 1, MAX_PAYLOAD])
+def test_every_payload_up_to_the_bound_fits(size: int) -> None:
+    data = encode(Kind.STDOUT, 7, bytes(size))
+    assert list(Decoder().feed(data)) == [Frame(Kind.STDOUT, 7, bytes(size))]
+
+
+def test_a_payload_past_the_bound_is_not_encoded() -> None:
+    with pytest.raises(ValueError, match="65537 bytes in one STDIN frame"):
+        encode(Kind.STDIN, 1, bytes(MAX_PAYLOAD + 1))
+
+
+@given(st.binary(min_size=HEADER.size, max_size=200))
+def test_bytes_that_are_no_header_are_refused_at_once(data: bytes) -> None:
+    magic, number, _, length = HEADER.unpack_from(data)
+    sound = magic == MAGIC and number in set(AGENT_KINDS) and length <= MAX_PAYLOAD
+    decoder = Decoder()
+    if not sound:
+        with pytest.raises(ProtocolError, match="not a frame"):
+            list(decoder.feed(data))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        pytest.param(HEADER.pack(0, Kind.STDOUT, 1, 0), id="wrong magic"),
+        pytest.param(HEADER.pack(MAGIC, 0, 1, 0), id="type 0"),
+        pytest.param(HEADER.pack(MAGIC, 255, 1, 0), id="unknown type"),
+        *(
+            pytest.param(HEADER.pack(MAGIC, kind, 1, 0), id=f"the server's own {kind.name}")
+            for kind in Kind
+            if kind < 64
+        ),
+        pytest.param(HEADER.pack(MAGIC, Kind.STDOUT, 1, MAX_PAYLOAD + 1), id="too long by one"),
+        pytest.param(HEADER.pack(MAGIC, Kind.STDOUT, 1, 2**32 - 1), id="4 GiB"),
+    ],
+)
+def test_a_malformed_header_is_refused_before_its_payload_comes(header: bytes) -> None:
+    with pytest.raises(ProtocolError, match="not a frame"):
+        list(Decoder().feed(header))
+
+
+def test_frames_before_the_malformed_one_are_still_given() -> None:
+    found = []
+    with pytest.raises(ProtocolError):
+        found.extend(Decoder().feed(encode(Kind.READY, 0)))
+        for frame in Decoder().feed(encode(Kind.STDOUT, 1, b"x") + b"\0" * HEADER.size):
+            found.append(frame)  # noqa: PERF402  what came before the exception counts
+    assert [frame.kind for frame in found] == [Kind.READY, Kind.STDOUT]
+
+
+@given(st.lists(st.binary(max_size=500), max_size=30), st.integers(1, 700))
+def test_the_decoder_never_holds_more_than_one_incomplete_frame(
+    payloads: list[bytes], step: int
+) -> None:
+    data = b"".join(encode(Kind.STDERR, 1, payload) for payload in payloads)
+    decoder = Decoder()
+    for start in range(0, len(data), step):
+        list(decoder.feed(data[start : start + step]))
+        assert decoder.held < HEADER.size + 500
+
+
+def test_an_incomplete_frame_of_the_largest_size_is_all_that_is_held() -> None:
+    decoder = Decoder()
+    assert list(decoder.feed(encode(Kind.STDOUT, 1, bytes(MAX_PAYLOAD))[:-1])) == []
+    assert decoder.held == HEADER.size + MAX_PAYLOAD - 1
+    assert len(list(decoder.feed(b"\0"))) == 1
+    assert decoder.held == 0
+
+
+values = st.dictionaries(
+    st.text(), st.none() | st.booleans() | st.integers() | st.text() | st.lists(st.text())
+)
+
+
+@given(values)
+def test_an_object_survives_the_way(value: dict[str, object]) -> None:
+    (frame,) = Decoder().feed(encode_json(Kind.EXIT, 1, value))
+    assert decode_json(frame) == value
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"{",
+        b"nul",
+        b"\xff\xfe",
+        b"{}{}",
+        b"[]",
+        b"1",
+        b'"text"',
+        b"null",
+        b"[" * 60_000,
+        b'{"a":' * 10_000,
+        b"9" * 60_000,
+    ],
+    ids=lambda payload: repr(payload[:12]),
+)
+def test_anything_but_a_json_object_is_refused(payload: bytes) -> None:
+    with pytest.raises(ProtocolError, match="EXIT frame that is not"):
+        decode_json(Frame(Kind.EXIT, 1, payload))
+
+
+@given(st.binary(max_size=200))
+def test_arbitrary_bytes_are_an_object_or_refused(payload: bytes) -> None:
+    try:
+        assert isinstance(decode_json(Frame(Kind.FAULT, 0, payload)), dict)
+    except ProtocolError:
+        pass
+
+
+@pytest.mark.parametrize(
+    "size", [0, 1, MAX_PAYLOAD, MAX_PAYLOAD + 1, 3 * MAX_PAYLOAD], ids=lambda size: f"{size}"
+)
+def test_bulk_is_cut_into_frames_that_fit_and_add_up(size: int) -> None:
+    data = bytes(range(256)) * (size // 256 + 1)
+    data = data[:size]
+    payloads = []
+    for frame in encode_bulk(Kind.STDIN, 5, data):
+        magic, kind, run, length = HEADER.unpack_from(frame)
+        assert (magic, kind, run) == (MAGIC, Kind.STDIN, 5)
+        assert length == len(frame) - HEADER.size <= MAX_PAYLOAD
+        payloads.append(frame[HEADER.size :])
+    assert b"".join(payloads) == data
+
+
+def test_a_job_is_a_length_a_head_and_the_files_bytes() -> None:
+    job = encode_job(
+        mode="exec",
+        argv=["/bin/bash", "/sandbox/a.sh", "é\n"],
+        env={"A": "ß"},
+        files=[File(path="a.sh", content=b"\0\xff"), File(path="b", content=b"", mode=0o755)],
+        root="/sandbox",
+    )
+    length = int.from_bytes(job[:4], "big")
+    assert json.loads(job[4 : 4 + length]) == {
+        "mode": "exec",
+        "argv": ["/bin/bash", "/sandbox/a.sh", "é\n"],
+        "env": {"A": "ß"},
+        "files": [["/sandbox/a.sh", 0o644, 2], ["/sandbox/b", 0o755, 0]],
+    }
+    assert job[4 + length :] == b"\0\xff"
+    job[4 : 4 + length].decode("ascii")  # escapes alone: node reads it as what Python wrote
+
+
+def test_both_sides_agree_on_the_protocol() -> None:
+    tree = ast.parse((resources.files("codecell.incell") / "agent.py").read_text(encoding="utf-8"))
+    known: dict[str, object] = {}
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and len(node.targets) == 1:
+            target = node.targets[0]
+            pairs = (
+                zip(target.elts, node.value.elts, strict=True)
+                if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple)
+                else [(target, node.value)]
+            )
+            for name, value in pairs:
+                if isinstance(name, ast.Name) and isinstance(value, ast.Constant):
+                    known[name.id] = value.value
+    assert {kind.name: known.get(kind.name) for kind in Kind} == {k.name: k.value for k in Kind}
+    assert (known["MAGIC"], known["PROTOCOL"]) == (MAGIC, VERSION)
+    assert f'HEADER = struct.Struct("{HEADER.format}")' in ast.unparse(tree).replace("'", '"')

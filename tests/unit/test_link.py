@@ -1,0 +1,423 @@
+"""The conversation with one cell: every byte is doubted, every ending is told as it was."""
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+
+from codecell import link as link_module
+from codecell.backends.fake import (
+    HELLO,
+    OUT_OF_MEMORY,
+    READY,
+    Act,
+    End,
+    FakeBackend,
+    FakeCell,
+    Raw,
+    Reply,
+    Script,
+    Wait,
+    leave,
+    say,
+)
+from codecell.errors import CellLost, ProtocolError, SandboxError
+from codecell.frames import HEADER, MAX_PAYLOAD, Kind, encode, encode_json
+from codecell.languages import LANGUAGES
+from codecell.link import Link, facts_from
+from codecell.model import Ending, Facts, Launch, RunLimits, Step, Usage
+from codecell.policy import cell_spec
+from codecell.settings import Settings
+
+pytestmark = pytest.mark.anyio
+SETTINGS = Settings.model_construct()
+SPEC = cell_spec(LANGUAGES["python"], SETTINGS)
+LIMITS = RunLimits(timeout_s=30, output_chars=10, output_kill_bytes=1000)  # keeps 40 bytes
+STEP = Step(kind="run", launch=Launch.FORK, argv=("python3", "main.py"), timeout_s=30)
+Linked = Callable[..., AbstractAsyncContextManager[Link]]
+
+
+@asynccontextmanager
+async def linked(*run: Act, boot: tuple[Act, ...] = (HELLO, READY), **script: Any) -> AsyncIterator[Link]:
+    """A cell that has come up; within seconds everything about it is over."""
+    cell = await FakeBackend(scripts=Script(run=run, boot=boot, **script)).create(SPEC)
+    link = Link(cell, SPEC)
+    raised: BaseException | None = None
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(link.listen)
+            try:
+                await link.boot()
+                yield link
+            except Exception as error:  # noqa: BLE001  raised below, where no task group wraps it
+                raised = error
+            finally:
+                await cell.discard()
+    if raised is not None:
+        raise raised
+
+
+def cell_of(link: Link) -> FakeCell:
+    assert isinstance(link.cell, FakeCell)
+    return link.cell
+
+
+class Run:
+    """One run of a link and what came of it."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.output: list[tuple[Kind, bytes]] = []
+
+    async def go(self, step: Step = STEP, job: bytes = b"job", stdin: bytes = b"") -> Facts:
+        return await self.link.run(
+            step,
+            job=job,
+            stdin=stdin,
+            limits=LIMITS,
+            on_output=lambda kind, data: self.output.append((kind, data)),
+        )
+
+
+# --- booting
+
+
+async def test_a_cell_that_comes_up_is_usable_and_known_by_its_boot_id() -> None:
+    async with linked() as link:
+        assert link.usable
+        assert link.boot_id == "b007"
+        cell = cell_of(link)
+        assert b"PID 1 of a cell" in cell.source
+        assert cell.config["launch"] == "fork"
+        assert not cell.config["standby"]
+
+
+async def test_the_standby_program_is_sent_along_where_there_is_one() -> None:
+    spec = cell_spec(LANGUAGES["javascript"], SETTINGS)
+    cell = await FakeBackend().create(spec)
+    link = Link(cell, spec)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(link.listen)
+        await link.boot()
+        await cell.discard()
+    assert cell.config["launch"] == "standby"
+    assert cell.config["standby"][0] == "/usr/bin/node"
+    assert "before its program is known" in cell.config["standby_source"]
+
+
+@pytest.mark.parametrize(
+    ("boot", "error", "text"),
+    [
+        ((End(),), CellLost, "the cell ended"),
+        ((HELLO, End()), CellLost, "the cell ended"),
+        ((Raw(b"bash: python3: not found" * 2),), ProtocolError, "not a frame"),
+        ((READY, End()), ProtocolError, "before it said hello"),
+        (
+            (Raw(encode_json(Kind.HELLO, 0, {"protocol": 2, "boot": "x"})), READY),
+            ProtocolError,
+            "another protocol version",
+        ),
+        ((Raw(encode(Kind.HELLO, 0, b"[]")), READY), ProtocolError, "not an object"),
+        (
+            (Raw(encode_json(Kind.FAULT, 0, {"error": "OSError: no\ud800"})), End()),
+            CellLost,
+            r"the agent failed: OSError: no\?$",
+        ),
+    ],
+    ids=["ends", "ends after hello", "garbage", "no hello", "version", "no object", "fault"],
+)
+async def test_a_cell_that_comes_up_wrong_is_told_from_one_that_is_ready(
+    boot: tuple[Act, ...], error: type[SandboxError], text: str
+) -> None:
+    with pytest.raises(error, match=text):
+        async with linked(boot=boot):
+            pass
+
+
+async def test_a_cell_that_never_comes_up_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "BOOT_S", 0.01)
+    with pytest.raises(CellLost, match="a python cell did not come up within"):
+        async with linked(boot=(HELLO, Wait(anyio.Event()))):
+            pass
+
+
+# --- running
+
+
+async def test_a_run_gives_its_output_and_its_facts() -> None:
+    async with linked(say("out"), say("err", Kind.STDERR), leave(code=3, stdout_bytes=3)) as link:
+        run = Run(link)
+        facts = await run.go(job=b"j" * (MAX_PAYLOAD + 1), stdin=b"s" * (2 * MAX_PAYLOAD))
+        assert run.output == [(Kind.STDOUT, b"out"), (Kind.STDERR, b"err")]
+        assert facts == Facts(
+            ending=Ending.EXITED,
+            exit_code=3,
+            usage=Usage(wall_s=0.25, cpu_s=0.125, peak_memory_bytes=1024),
+            stdout_bytes=3,
+        )
+        (job,) = cell_of(link).jobs
+        assert job.header == {"mode": "fork", "timeout_s": 30, "keep": 40, "kill_bytes": 1000}
+        assert (job.job, job.stdin) == (b"j" * (MAX_PAYLOAD + 1), b"s" * (2 * MAX_PAYLOAD))
+        assert link.usable
+
+
+async def test_two_runs_on_one_link_have_different_numbers() -> None:
+    async with linked(leave()) as link:
+        await Run(link).go()
+        await Run(link).go()
+        assert [job.number for job in cell_of(link).jobs] == [1, 2]
+
+
+async def test_output_up_to_what_is_kept_is_taken() -> None:
+    async with linked(say(b"x" * 40), say(b"y" * 40, Kind.STDERR), leave()) as link:
+        run = Run(link)
+        await run.go()
+        assert sum(len(data) for _, data in run.output) == 80
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        pytest.param(say(b"x" * 41), id="one frame past what was asked for"),
+        pytest.param(Raw(encode(Kind.STDOUT, 1, b"x" * 20) * 3), id="many frames past it"),
+        pytest.param(Reply(Kind.STDOUT, b"x" * (MAX_PAYLOAD + 1)), id="oversized frame"),
+        pytest.param(Raw(HEADER.pack(0xCC, 67, 1, 2**31)), id="a frame of 2 GiB"),
+        pytest.param(Raw(b"Segmentation fault"), id="no frame"),
+        pytest.param(Raw(encode(Kind.GO, 1)), id="the server's own frame"),
+        pytest.param(Reply(Kind.EXIT, b"{"), id="no JSON"),
+        pytest.param(leave(code=...), id="a report that lacks a field"),
+    ],
+)
+async def test_a_cell_that_breaks_the_protocol_is_given_up_at_once(act: Act) -> None:
+    async with linked(act, Wait(anyio.Event())) as link:
+        with pytest.raises(ProtocolError):
+            await Run(link).go()
+        assert not link.usable
+        with pytest.raises(ProtocolError):  # and takes no other run
+            await Run(link).go()
+
+
+async def test_after_a_breach_the_stream_is_read_to_its_end() -> None:
+    read = anyio.Event()
+    async with linked(Raw(b"not a frame at all")) as link:
+        with pytest.raises(ProtocolError):
+            await Run(link).go()
+        cell = cell_of(link)
+        original = cell.receive
+
+        async def receive() -> bytes:
+            data = await original()
+            read.set()
+            return data
+
+        cell.receive = receive  # type: ignore[method-assign]
+        cell.play(Raw(b"more"), Raw(b"more"))
+        await read.wait()
+
+
+async def test_frames_of_another_run_are_ignored() -> None:
+    late = (
+        Raw(encode(Kind.STDOUT, 99, b"late" * 100)),
+        Raw(encode_json(Kind.EXIT, 99, {"late": True})),
+        Raw(encode(Kind.STDERR, 0, b"late" * 100)),
+    )
+    async with linked(*late, say("mine"), leave()) as link:
+        run = Run(link)
+        assert (await run.go()).exit_code == 0
+        assert run.output == [(Kind.STDOUT, b"mine")]
+
+
+async def test_frames_between_runs_are_ignored() -> None:
+    async with linked(leave()) as link:
+        await Run(link).go()
+        stale = Raw(encode(Kind.STDOUT, 1, b"late"))
+        cell_of(link).play(stale, Raw(encode_json(Kind.EXIT, 1, {})), stale)
+        run = Run(link)
+        assert (await run.go()).exit_code == 0
+        assert run.output == []
+
+
+@pytest.mark.parametrize("error", ["ENOENT: no such file", "lone \ud800 surrogate"])
+async def test_a_program_that_could_not_be_started_is_our_failure(error: str) -> None:
+    async with linked(leave(code=127, failure=error)) as link:
+        with pytest.raises(SandboxError, match="could not be started: ") as raised:
+            await Run(link).go()
+        assert not isinstance(raised.value, CellLost | ProtocolError)
+        str(raised.value).encode()
+
+
+async def test_an_agent_that_reports_its_own_failure_is_a_lost_cell() -> None:
+    fault = Raw(encode_json(Kind.FAULT, 0, {"error": "MemoryError: x" + "y" * 1000}))
+    async with linked(say("some"), fault, End()) as link:
+        with pytest.raises(CellLost, match="the agent failed: MemoryError") as raised:
+            await Run(link).go()
+        assert len(str(raised.value)) < 400
+
+
+async def test_a_cell_that_ends_of_its_memory_is_a_fact() -> None:
+    async with linked(say("some"), End(OUT_OF_MEMORY)) as link:
+        run = Run(link)
+        facts = await run.go()
+        assert (facts.ending, facts.signal, facts.oom_kills) == (Ending.OUT_OF_MEMORY, 9, 1)
+        assert run.output == [(Kind.STDOUT, b"some")]
+
+
+async def test_a_cell_that_ends_for_another_reason_is_lost_with_the_engines_word() -> None:
+    async with linked(End()) as link:
+        with pytest.raises(CellLost, match=r"during the run \(its container ended with code 0\)"):
+            await Run(link).go()
+        assert not link.usable
+
+
+async def test_an_agent_that_does_not_keep_the_deadline_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(link_module, "GRACE_S", 0.01)
+    step = Step(kind="run", launch=Launch.FORK, argv=("x",), timeout_s=0.01)
+    async with linked(say("some"), Wait(anyio.Event())) as link:
+        run = Run(link)
+        with pytest.raises(CellLost, match="did not end its run in time"):
+            await run.go(step)
+        assert run.output == [(Kind.STDOUT, b"some")]
+        assert not link.usable
+
+
+async def test_an_agent_within_its_grace_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "GRACE_S", 30)
+    step = Step(kind="run", launch=Launch.FORK, argv=("x",), timeout_s=0.01)
+    timeout = leave(code=None, signal=9, ending="timeout")
+    late = anyio.Event()
+    async with linked(Wait(late), timeout) as link:
+        async with anyio.create_task_group() as tasks:
+
+            async def check() -> None:
+                assert (await Run(link).go(step)).ending is Ending.TIMEOUT
+
+            tasks.start_soon(check)
+            await anyio.sleep(0.02)  # past the step's own deadline, on purpose
+            late.set()
+
+
+# --- cancelling
+
+
+async def running(link: Link) -> None:
+    while not (cell_of(link).jobs and cell_of(link).jobs[-1].went):  # noqa: ASYNC110  no event
+        await checkpoint()
+
+
+async def test_a_cancelled_run_is_stopped_before_cancellation_is_passed_on() -> None:
+    async with linked(say("x"), Wait(anyio.Event())) as link:
+        ended: list[bool] = []
+
+        async def go() -> None:
+            try:
+                await Run(link).go()
+            finally:
+                ended.append(cell_of(link).jobs[-1].cancelled)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(go)
+            await running(link)
+            tasks.cancel_scope.cancel()
+        assert ended == [True]
+        assert link.usable  # the agent said that everything of the run is dead
+
+
+async def test_a_cell_that_is_deaf_to_cancel_holds_up_nobody_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(link_module, "CANCEL_S", 0.01)
+    async with linked(Wait(anyio.Event()), on_cancel=None) as link:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(Run(link).go)
+            await running(link)
+            tasks.cancel_scope.cancel()
+        assert cell_of(link).jobs[-1].cancelled
+
+
+async def test_cancelling_a_run_whose_cell_has_gone_is_quiet() -> None:
+    async with linked(Wait(anyio.Event())) as link:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(Run(link).go)
+            await running(link)
+            cell_of(link).end()
+            tasks.cancel_scope.cancel()
+
+
+async def test_cancelling_an_idle_link_does_nothing() -> None:
+    async with linked() as link:
+        await link.cancel()
+        assert cell_of(link).jobs == []
+
+
+# --- the agent's report
+
+SOUND: dict[str, Any] = json.loads(leave().payload)
+
+
+def test_a_sound_report_becomes_facts() -> None:
+    report = SOUND | {"code": None, "signal": 11, "oom_kills": 2, "stderr_bytes": 5}
+    assert facts_from(report) == Facts(
+        ending=Ending.EXITED,
+        signal=11,
+        oom_kills=2,
+        usage=Usage(wall_s=0.25, cpu_s=0.125, peak_memory_bytes=1024),
+        stderr_bytes=5,
+    )
+
+
+def test_fields_that_nobody_knows_are_ignored() -> None:
+    assert facts_from(SOUND | {"later": 1}) == facts_from(SOUND)
+
+
+@pytest.mark.parametrize("field", sorted(set(SOUND) - {"failure"}))
+def test_a_missing_field_is_refused(field: str) -> None:
+    with pytest.raises(ProtocolError, match="report is malformed"):
+        facts_from({key: value for key, value in SOUND.items() if key != field})
+
+
+WHOLE = ["1", 1.0, True, -1, 2**70, [], {}, float("nan")]
+DURATION = ["1", None, True, -0.1, float("nan"), float("inf"), [], 10**400]
+BAD: dict[str, list[object]] = {
+    "ending": ["success", "", None, 1, [], {}, "EXITED"],
+    "code": [*WHOLE, 256, None],
+    "signal": [*WHOLE, 65, None],
+    "oom_kills": [*WHOLE, None],
+    "peak_memory_bytes": [*WHOLE, None],
+    "stdout_bytes": [*WHOLE, None],
+    "stderr_bytes": [*WHOLE, None],
+    "wall_s": DURATION,
+    "cpu_s": DURATION,
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [(field, value) for field, values in BAD.items() for value in values],
+    ids=lambda value: repr(value)[:24],
+)
+def test_a_malformed_field_is_refused(field: str, value: object) -> None:
+    report = SOUND | {"code": None} if field == "signal" else SOUND
+    with pytest.raises(ProtocolError, match="report is malformed"):
+        facts_from(report | {field: value})
+
+
+def test_an_exit_code_beside_a_signal_is_refused() -> None:
+    with pytest.raises(ProtocolError, match="either an exit code or a signal"):
+        facts_from(SOUND | {"code": 0, "signal": 9})
+
+
+@pytest.mark.parametrize("kind", [Kind.HELLO, Kind.FAULT, Kind.EXIT])
+@pytest.mark.parametrize("depth", [100, 400, 600, 900, 990, 20_000])
+async def test_deeply_nested_values_are_at_most_a_lost_cell(kind: Kind, depth: int) -> None:
+    nested = b"[" * depth + b"]" * depth
+    names = b",".join(b'"%b":%b' % (name, nested) for name in (b"boot", b"error", b"failure"))
+    payload = b'{"protocol":1,' + names + b"}"
+    async with linked(Reply(kind, payload), End()) as link:
+        with pytest.raises(SandboxError):
+            await Run(link).go()
