@@ -25,7 +25,6 @@ class Language:
             sets one gets its own process.
         compile: the command of a compile step, or empty.
         version: the command that prints the installed version, run once when the image is built.
-        preload: modules imported ahead of time in `Launch.FORK` cells.
         preinstalled: what a program can import beyond the standard library.
         memory_bytes, pids, timeout_factor: own limits where the toolchain needs them.
     """
@@ -41,7 +40,6 @@ class Language:
     start_variables: tuple[str, ...] = ()
     compile: tuple[str, ...] = ()
     version: tuple[str, ...]
-    preload: tuple[str, ...] = ()
     preinstalled: tuple[str, ...] = ()
     memory_bytes: int | None = None
     pids: int | None = None

@@ -105,7 +105,7 @@ class Link:
         standby = self.spec.standby
         config: dict[str, Any] = {
             "launch": self.spec.launch,
-            "preload": list(self.spec.preload),
+            "preload": list(self.cell.preload),
             "standby": list(standby.command) if standby else [],
             "standby_env": dict(standby.env) if standby else {},
             "standby_source": _source(standby.source) if standby else "",

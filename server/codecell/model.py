@@ -80,7 +80,6 @@ class CellSpec:
     launch: Launch
     limits: CellLimits
     standby: Standby | None = None
-    preload: tuple[str, ...] = ()
     runtime: str | None = None  # OCI runtime; None is the engine's default
     reuse: Literal["never", "caller"] = "never"
 

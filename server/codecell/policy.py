@@ -77,7 +77,6 @@ def cell_spec(language: Language, settings: Settings) -> CellSpec:
         image=f"{settings.engine.image_prefix}/{language.id}:latest",
         launch=language.launch,
         standby=language.standby,
-        preload=language.preload,
         runtime=runtime,
         reuse=settings.pool.reuse,
         limits=CellLimits(

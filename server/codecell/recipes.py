@@ -18,6 +18,7 @@ LABEL_RECIPE = "codecell.recipe"
 LABEL_VERSION = "codecell.version"
 LABEL_PACKAGES = "codecell.packages"  # name=version, space-separated
 LABEL_INSTALLS = "codecell.installs"  # what a Dockerfile says that it installed on purpose
+LABEL_PRELOAD = "codecell.preload"  # modules that a waiting Python imports ahead of time
 LABEL_PREFIX = "codecell.prefix"
 LABEL_BUILD = "codecell.build"  # the prefix while an image is being made; empty on a finished one
 

@@ -31,6 +31,10 @@ class Cell(Protocol):
     def isolation(self) -> Isolation:
         """State the posture that really applies."""
 
+    @property
+    def preload(self) -> tuple[str, ...]:
+        """Name the modules that the image wants imported before a program is known."""
+
     async def send(self, data: bytes) -> None:
         """Deliver bytes to the agent in order, waiting while it does not read.
 

@@ -171,6 +171,11 @@ class FakeCell:
         return f"fake-{self.uid}"
 
     @property
+    def preload(self) -> tuple[str, ...]:
+        """Nothing."""
+        return ()
+
+    @property
     def isolation(self) -> Isolation:
         """What a real one would state."""
         return Isolation(

@@ -26,6 +26,7 @@ import structlog
 from anyio.lowlevel import EventLoopToken, current_token
 from docker.errors import APIError, ImageNotFound, NotFound
 
+from codecell import recipes
 from codecell.backends.docker import images as docker_images
 from codecell.backends.docker import reaper
 from codecell.backends.docker.cell import GONE_S, DockerCell, Handover, Started
@@ -218,7 +219,7 @@ class DockerBackend:
     def _start_on(
         self, api: docker.APIClient, host: _Host, spec: CellSpec, loop: EventLoopToken
     ) -> Started:
-        image_id = self._image_id(api, spec)
+        image_id, preload = self._image(api, spec)
         name, body = self._create(api, host, spec, image_id)
         fate = self._events.watch(name, loop)
         sock = None
@@ -236,16 +237,19 @@ class DockerBackend:
         isolation = Isolation(
             runtime=spec.runtime or host.runtime, image=spec.image, image_digest=image_id
         )
-        return Started(name, isolation, sock, fate)
+        return Started(name, isolation, preload, sock, fate)
 
     def _undo(self, started: Started) -> None:
         started.socket.close()  # and the cell goes by itself
         self._events.forget(started.name)
 
-    def _image_id(self, api: docker.APIClient, spec: CellSpec) -> str:
+    def _image(self, api: docker.APIClient, spec: CellSpec) -> tuple[str, tuple[str, ...]]:
+        """Return the image's digest and what it wants imported ahead of time."""
         with engine_errors("looking for an image"):
             try:
-                return str(api.inspect_image(spec.image)["Id"])
+                found = api.inspect_image(spec.image)
+                labels = (found.get("Config") or {}).get("Labels") or {}
+                return str(found["Id"]), tuple(labels.get(recipes.LABEL_PRELOAD, "").split())
             except (ImageNotFound, NotFound) as error:
                 raise ImageMissing(
                     f"the image for {spec.language} is not built; "

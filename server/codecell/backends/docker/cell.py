@@ -22,6 +22,7 @@ class Started:
 
     name: str
     isolation: Isolation
+    preload: tuple[str, ...]
     socket: socket.socket
     fate: Fate
 
@@ -74,6 +75,11 @@ class DockerCell:
     def isolation(self) -> Isolation:
         """What was asked of the engine and found to be so."""
         return self._started.isolation
+
+    @property
+    def preload(self) -> tuple[str, ...]:
+        """What the image's label asks for."""
+        return self._started.preload
 
     async def send(self, data: bytes) -> None:
         """Deliver bytes to the agent."""
