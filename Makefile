@@ -93,3 +93,12 @@ clean: ## Remove caches and build results
 
 distclean: clean ## Remove the virtual environment too
 	@rm -rf $(VENV) $(STAMPS)
+
+.PHONY: bench bench-quick
+bench: $(STAMPS)/run ## Measure beside the peers (half an hour); writes benchmarks/results/
+	@$(BIN)/codecell setup --yes >&2
+	@$(BIN)/python -m benchmarks
+
+bench-quick: $(STAMPS)/run ## The ratios alone as JSON, in less than a minute
+	@$(BIN)/codecell setup --yes >&2
+	@$(BIN)/python -m benchmarks --quick

@@ -1,7 +1,7 @@
 """The framed protocol between the server and the agent in a cell; pure, no I/O.
 
 Every byte from a cell is hostile: the decoder bounds each frame and knows each type, and whatever
-breaks the rules is a `ProtocolError` that ends the cell. incell/agent.py is the other side.
+breaks the rules is a `ProtocolError` that ends the cell. incell/channel.py is the other side.
 """
 
 import json

@@ -6,13 +6,12 @@ stream nobody reads blocks kill, wait and inspect of that container (SECURITY-FA
 
 import math
 from collections.abc import Callable
-from functools import cache
-from importlib import resources
 from typing import Any
 
 import anyio
 import structlog
 
+from codecell import parcel
 from codecell.errors import CellLost, ProtocolError, SandboxError
 from codecell.frames import (
     VERSION,
@@ -36,11 +35,6 @@ TYPICAL_BYTES = 16 * 1024 * 1024  # of a waiting cell whose kernel does not tell
 log = structlog.get_logger(__name__)
 
 OnOutput = Callable[[Kind, bytes], None]
-
-
-@cache
-def _source(name: str) -> str:
-    return (resources.files("codecell.incell") / name).read_text(encoding="utf-8")
 
 
 class _StreamEnded(CellLost):
@@ -101,21 +95,21 @@ class Link:
         Raises:
             SandboxError: the cell came up wrong, or not in time.
         """
-        source = _source("agent.py").encode()
         standby = self.spec.standby
         config: dict[str, Any] = {
             "launch": self.spec.launch,
             "preload": list(self.cell.preload),
             "standby": list(standby.command) if standby else [],
             "standby_env": dict(standby.env) if standby else {},
-            "standby_source": _source(standby.source) if standby else "",
+            "standby_source": parcel.source(standby.source) if standby else "",
             "standby_file": standby.file if standby else "",
         }
-        await self.cell.send(
-            len(source).to_bytes(4, "big") + source + encode_json(Kind.CONFIG, 0, config)
-        )
+        await self.cell.send(parcel.parcel() + encode_json(Kind.CONFIG, 0, config))
         with anyio.move_on_after(BOOT_S):
             await self._ready.wait()
+        if isinstance(self.lost, _StreamEnded):
+            reason = (await self.cell.death()).reason
+            raise CellLost(f"a {self.spec.language} cell ended while it came up ({reason})")
         if self.lost is not None:
             raise self.lost
         if not self._ready.is_set():

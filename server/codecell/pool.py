@@ -81,6 +81,7 @@ class Pool:
             link = await self._wait(shelf, caller)
         link.bind(caller)
         self._leased += 1
+        self._refill_soon()  # a long run must not keep the next callers waiting
         try:
             yield link
         finally:
@@ -179,7 +180,7 @@ class Pool:
         finally:
             shelf.starting -= 1
             self._starting -= 1
-            self._balance()
+        self._balance()  # not when cancelled: what that begins would be cancelled in its turn
 
     async def _open(self, spec: CellSpec) -> Link:
         cell = await self.backend.create(spec)
@@ -257,8 +258,8 @@ class Pool:
         self._balance()
 
     async def _discard_now(self, link: Link) -> None:
-        """Discard a cell also where the task that made it is being cancelled."""
-        with anyio.CancelScope(shield=True):
+        """Discard a cell, bounded, also where the task that made it is being cancelled."""
+        with anyio.move_on_after(CLOSE_S, shield=True):
             await self._discard(link)
 
     async def _discard(self, link: Link) -> None:

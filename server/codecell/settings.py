@@ -5,6 +5,7 @@ table (`codecell settings --markdown`, compared in the tests).
 """
 
 import math
+import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -32,6 +34,7 @@ from codecell.languages import DEFAULT_SET, LANGUAGES
 
 KIB = 1024
 MIB = 1024 * KIB
+ENV_PREFIX, ENV_DELIMITER = "CODECELL_", "__"
 
 
 def _whole_bytes(value: object) -> object:
@@ -181,8 +184,8 @@ class Settings(BaseSettings):
     """The whole configuration."""
 
     model_config = SettingsConfigDict(
-        env_prefix="CODECELL_",
-        env_nested_delimiter="__",
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter=ENV_DELIMITER,
         frozen=True,
         extra="forbid",
         validate_default=True,
@@ -224,12 +227,26 @@ def load(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> 
             toml = TomlConfigSettingsSource(settings_cls, toml_file=path)
             return init_settings, env_settings, toml
 
+    _check_environment()
     try:
         return _Sources(**(flags or {}))
     except ValidationError as error:
         raise ConfigurationError(_explain(error)) from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
+    except SettingsError as error:
+        raise ConfigurationError(f"{error}; a list is written as [\"a\", \"b\"]") from error
+
+
+def _check_environment() -> None:
+    """Refuse variables that would be ignored: pydantic-settings reads only the names it knows."""
+    for name in sorted(os.environ):
+        section = name.removeprefix(ENV_PREFIX).partition(ENV_DELIMITER)[0].lower()
+        if name.startswith(ENV_PREFIX) and section not in Settings.model_fields:
+            raise ConfigurationError(
+                f"{name}: unknown; {ENV_PREFIX}<SECTION>{ENV_DELIMITER}<KEY> is read, with the "
+                f"sections {', '.join(Settings.model_fields).upper()}"
+            )
 
 
 def _explain(error: ValidationError) -> str:

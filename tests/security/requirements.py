@@ -185,6 +185,25 @@ REQUIREMENTS: dict[str, Requirement] = {
         "Nothing of a run is left for the next: files, shared memory, queues or uid.",
         "a cell serves one run and is thrown away",
     ),
+    "reuse:nothing-passes": Requirement(
+        'With `reuse = "caller"` nothing passes from one run to the next: files, shared memory, '
+        "System V IPC, queues, environment, modules, timers, signals, limits, umask, descriptors.",
+        "the agent kills all, wipes every writable place, forks or starts the next process anew",
+    ),
+    "reuse:no-process": Requirement(
+        "With `reuse` no process is left when the next run begins.",
+        "PID 1 kills every process and reaps until it has no child",
+    ),
+    "reuse:no-memory": Requirement(
+        "With `reuse` no run finds an earlier one's bytes in its memory.",
+        "the agent passes them through buffers that a fork does not inherit",
+    ),
+    "reuse:one-caller": Requirement(
+        "A cell never passes from one caller to another.", "bound to its first caller for good"
+    ),
+    "reuse:fails-closed": Requirement(
+        "A cell that can't be proved empty is thrown away.", "a failed wipe ends the agent"
+    ),
     "cell:ipc-apart": Requirement(
         "Cells that live at the same time share no IPC.", "`IpcMode: private`"
     ),

@@ -42,7 +42,9 @@ Linked = Callable[..., AbstractAsyncContextManager[Link]]
 
 
 @asynccontextmanager
-async def linked(*run: Act, boot: tuple[Act, ...] = (HELLO, READY), **script: Any) -> AsyncIterator[Link]:
+async def linked(
+    *run: Act, boot: tuple[Act, ...] = (HELLO, READY), **script: Any
+) -> AsyncIterator[Link]:
     """A cell that has come up; within seconds everything about it is over."""
     cell = await FakeBackend(scripts=Script(run=run, boot=boot, **script)).create(SPEC)
     link = Link(cell, SPEC)
@@ -291,22 +293,21 @@ async def test_an_agent_within_its_grace_is_believed(monkeypatch: pytest.MonkeyP
     step = Step(kind="run", launch=Launch.FORK, argv=("x",), timeout_s=0.01)
     timeout = leave(code=None, signal=9, ending="timeout")
     late = anyio.Event()
-    async with linked(Wait(late), timeout) as link:
-        async with anyio.create_task_group() as tasks:
+    async with linked(Wait(late), timeout) as link, anyio.create_task_group() as tasks:
 
-            async def check() -> None:
-                assert (await Run(link).go(step)).ending is Ending.TIMEOUT
+        async def check() -> None:
+            assert (await Run(link).go(step)).ending is Ending.TIMEOUT
 
-            tasks.start_soon(check)
-            await anyio.sleep(0.02)  # past the step's own deadline, on purpose
-            late.set()
+        tasks.start_soon(check)
+        await anyio.sleep(0.02)  # past the step's own deadline, on purpose
+        late.set()
 
 
 # --- cancelling
 
 
 async def running(link: Link) -> None:
-    while not (cell_of(link).jobs and cell_of(link).jobs[-1].went):  # noqa: ASYNC110  no event
+    while not (cell_of(link).jobs and cell_of(link).jobs[-1].went):
         await checkpoint()
 
 
@@ -341,12 +342,11 @@ async def test_a_cell_that_is_deaf_to_cancel_holds_up_nobody_for_long(
 
 
 async def test_cancelling_a_run_whose_cell_has_gone_is_quiet() -> None:
-    async with linked(Wait(anyio.Event())) as link:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(Run(link).go)
-            await running(link)
-            cell_of(link).end()
-            tasks.cancel_scope.cancel()
+    async with linked(Wait(anyio.Event())) as link, anyio.create_task_group() as tasks:
+        tasks.start_soon(Run(link).go)
+        await running(link)
+        cell_of(link).end()
+        tasks.cancel_scope.cancel()
 
 
 async def test_cancelling_an_idle_link_does_nothing() -> None:

@@ -9,7 +9,9 @@ from codecell.output import UTF8_MAX, Capture
 # Characters of every UTF-8 length, and bytes that are none.
 texts = st.text(alphabet="aé€\U0001f600\n\0\x1b", max_size=60)
 noise = st.lists(
-    st.sampled_from([b"a", "é".encode(), "€".encode(), "😀".encode(), b"\xff", b"\xc3", b"\xf0\x9f"])
+    st.sampled_from(
+        [b"a", "é".encode(), "€".encode(), "😀".encode(), b"\xff", b"\xc3", b"\xf0\x9f"]
+    )
     | st.binary(max_size=4),
     max_size=40,
 ).map(b"".join)
@@ -54,7 +56,9 @@ def test_repaired_says_exactly_whether_the_text_differs_from_the_bytes(
 
 
 @given(noise, st.integers(1, 20), st.integers(1, 9))
-def test_how_the_bytes_are_split_makes_no_difference(data: bytes, max_chars: int, step: int) -> None:
+def test_how_the_bytes_are_split_makes_no_difference(
+    data: bytes, max_chars: int, step: int
+) -> None:
     assert capture(data, max_chars, step) == capture(data, max_chars)
 
 
@@ -100,7 +104,12 @@ def test_a_count_below_what_came_is_not_believed() -> None:
 
 def test_nothing_written_is_an_empty_whole() -> None:
     result = capture(b"", 10)
-    assert (result.text, result.total_bytes, result.truncated, result.repaired) == ("", 0, False, False)
+    assert (result.text, result.total_bytes, result.truncated, result.repaired) == (
+        "",
+        0,
+        False,
+        False,
+    )
 
 
 @pytest.mark.parametrize("max_chars", [1, 100_000])

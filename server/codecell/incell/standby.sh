@@ -4,6 +4,6 @@
 builtin printf + >&5
 builtin read -r -N 1 -u 3 || builtin exit 0
 builtin . /dev/fd/4
-builtin exec 3<&- 4<&- 5>&-
+exec 3<&- 4<&- 5>&-  # not `builtin exec`: that would open them again
 builtin unset BASH_ENV REPLY
 SECONDS=0

@@ -1,4 +1,4 @@
-"""Leave nothing of a run in a cell that its caller uses again; whatever can't be wiped ends the cell.
+"""Leave nothing of a run in a cell that its caller uses again; what can't be wiped ends the cell.
 
 The processes are dead already (agent.Agent.end), and with them what belongs to processes: sockets,
 timers, locks, rlimits, signal dispositions. What outlives a process is wiped here: files and what
@@ -7,15 +7,16 @@ hangs on them, POSIX shared memory and message queues (files too), System V IPC.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import stat
 import time
 
+from codecell.incell.libc import remove_ipc
+
 PLACES = ("/sandbox", "/tmp", "/dev/shm", "/dev/mqueue")
+MODES = {place: os.stat(place).st_mode for place in PLACES if os.path.isdir(place)}  # at first
 SECONDS = 0.5  # a tree that takes longer is a new cell's work
 DEPTH = 64
-IPC_RMID = 0
 SYSV = (
     ("/proc/sysvipc/shm", "shmctl"),
     ("/proc/sysvipc/sem", "semctl"),
@@ -27,7 +28,7 @@ class Unwiped(Exception):
     """Something of the run is still there."""
 
 
-def wipe(places=PLACES):
+def wipe(places: tuple[str, ...] = PLACES) -> None:
     """Empty every writable place and remove System V IPC.
 
     Raises:
@@ -45,17 +46,17 @@ def wipe(places=PLACES):
         _remove_ipc(table, control)
 
 
-def _reset(place):
+def _reset(place: str) -> None:
     """Undo what the owner of the directory itself can set: mode, attributes, times."""
     if os.stat(place).st_uid != os.getuid():
         return
-    os.chmod(place, 0o700)
+    os.chmod(place, stat.S_IMODE(MODES.get(place, 0o700)))
     for name in os.listxattr(place):
         os.removexattr(place, name)
     os.utime(place)
 
 
-def _empty(path, deadline, depth):
+def _empty(path: str, deadline: float, depth: int) -> None:
     """Remove what is in a directory; nothing is followed, for nothing else is running."""
     if depth == 0 or time.monotonic() > deadline:
         raise Unwiped(path)
@@ -71,17 +72,11 @@ def _empty(path, deadline, depth):
             os.unlink(child)
 
 
-def _remove_ipc(table, control):
+def _remove_ipc(table: str, control: str) -> None:
     try:
         with open(table, encoding="ascii") as file:
             rows = file.read().splitlines()[1:]
     except OSError:
         return  # a kernel without it
-    function = getattr(ctypes.CDLL(None, use_errno=True), control)
     for row in rows:
-        identifier = int(row.split()[1])
-        arguments = (
-            (identifier, 0, IPC_RMID, 0) if control == "semctl" else (identifier, IPC_RMID, 0)
-        )
-        if function(*arguments) != 0:
-            raise Unwiped(table)
+        remove_ipc(control, int(row.split()[1]))

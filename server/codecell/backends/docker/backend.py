@@ -38,6 +38,7 @@ from codecell.backends.docker.spec import container_spec
 from codecell.backends.docker.stream import AttachedStream
 from codecell.errors import EngineUnavailable, ImageMissing, SandboxError
 from codecell.model import CellSpec, Isolation, Launch
+from codecell.parcel import boot
 from codecell.sandbox import Image
 from codecell.settings import Settings
 
@@ -45,20 +46,6 @@ from codecell.settings import Settings
 UIDS = range(20_000, 24_096)
 NAME = "codecell-{uid}"
 THREADS = 16
-BOOT = """
-import os
-def take(n):
-    b = b""
-    while len(b) < n:
-        c = os.read(0, n - len(b))
-        if not c:
-            os._exit(0)
-        b += c
-    return b
-agent = {"__name__": "agent"}
-exec(compile(take(int.from_bytes(take(4), "big")), "<agent>", "exec"), agent)
-agent["run_program"](agent["main"]())
-"""
 
 log = structlog.get_logger(__name__)
 
@@ -100,8 +87,13 @@ class DockerBackend:
         self._closed = False
 
     async def _in_thread(self, function: Any, *args: Any) -> Any:
-        """Run something that blocks without blocking the event loop."""
-        return await anyio.to_thread.run_sync(partial(function, *args), limiter=self._threads)
+        """Run something that blocks without blocking the event loop.
+
+        Whoever waits may give up: an engine that hangs must not hold up the server's end.
+        """
+        return await anyio.to_thread.run_sync(
+            partial(function, *args), abandon_on_cancel=True, limiter=self._threads
+        )
 
     async def create(self, spec: CellSpec) -> DockerCell:
         """Create, attach and start a container."""
@@ -122,6 +114,8 @@ class DockerBackend:
 
     async def _bury(self, started: Started) -> None:
         """See to it that a container whose stream is closed goes; never raises."""
+        if self._closed:
+            return  # `aclose` has removed it, or tries to
         with anyio.move_on_after(GONE_S):
             await started.fate.destroyed.wait()
         if not started.fate.destroyed.is_set() and self._client is not None:
@@ -268,7 +262,7 @@ class DockerBackend:
                 image_id=image_id,
                 uid=uid,
                 labels=self._labels,
-                command=["/usr/bin/python3", *flags, "-c", BOOT],
+                command=["/usr/bin/python3", *flags, "-c", boot()],
                 apparmor=host.apparmor,
                 machine=host.machine,
                 host_cpus=host.cpus,
@@ -334,7 +328,13 @@ class DockerBackend:
         api = self._api()
         with engine_errors("listing containers"):
             found = api.containers(all=True, filters={"label": LABEL_OWNER})
-        dead = [item for item in found if abandoned(item.get("Labels") or {}, self._instance)]
+        dead = [
+            item
+            for item in found
+            # Docker 20.10 lists some that are long gone for ever, as being removed.
+            if item.get("State") != "removing"
+            and abandoned(item.get("Labels") or {}, self._instance)
+        ]
         for item in dead:
             self._remove(api, item["Id"])
         return len(dead)

@@ -16,6 +16,8 @@ import requests
 from anyio.lowlevel import EventLoopToken
 from docker.errors import DockerException
 
+from codecell.errors import EngineUnavailable
+
 RETRY_S = 0.5
 
 
@@ -73,7 +75,13 @@ class Events:
                 self._stream = client.events(filters=filters, decode=True)
                 for event in self._stream:
                     self._note(event)
-            except (DockerException, requests.RequestException, OSError, ValueError):
+            except (
+                EngineUnavailable,
+                DockerException,
+                requests.RequestException,
+                OSError,
+                ValueError,
+            ):
                 pass  # the engine went away, or close() cut the stream; runs notice on their own
             except AttributeError:
                 pass  # docker-py's close() races with the reader inside urllib3

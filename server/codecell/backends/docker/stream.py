@@ -53,8 +53,9 @@ class AttachedStream:
             try:
                 more = await self._reader.read(CHUNK)
             except OSError:
-                return b""
+                more = b""
             if not more:
+                self.close()  # a sender that waits for room would wait for ever
                 return b""
             self._buffer += more
 

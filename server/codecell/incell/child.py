@@ -1,0 +1,211 @@
+"""A process made before its program is known, on both sides of the fork."""
+
+from __future__ import annotations
+
+import gc
+import mmap
+import os
+import sys
+
+from codecell.incell.channel import STDERR, STDOUT
+from codecell.incell.compact import loads
+from codecell.incell.libc import set_dumpable
+from codecell.incell.modules import MODULES
+from codecell.incell.program import Program
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+    from collections.abc import Iterable
+    from typing import Any, NoReturn
+else:
+    import _signal as signal  # the same without the enums, and so without `enum`
+
+SANDBOX = "/sandbox"
+FORK, STANDBY = "fork", "standby"
+WAITING = b"+"  # what a child writes where failures go, once it waits for its job
+FAILURE_CHARS = 500
+
+
+class Standby:
+    """An interpreter that waits by itself: how it is started, and the script that makes it wait."""
+
+    __slots__ = ("_source", "command", "env", "file")
+
+    def __init__(self, command: list[str], env: dict[str, str], file: str, source: str) -> None:
+        self.command, self.env, self.file = command, env, file
+        self._source = source
+
+    def lay_out(self) -> None:
+        """Write the script for the interpreter that is about to start."""
+        if self.file:
+            with open(self.file, "w", encoding="utf-8") as script:
+                script.write(self._source)
+
+    def loaded(self) -> None:
+        """Remove the script: the interpreter has read it."""
+        if self.file:
+            os.unlink(self.file)
+
+
+class Child:
+    """The process; it waits on `go` and then reads its job."""
+
+    __slots__ = (
+        "_go", "_job", "_job_size", "_stdin", "_stdin_size",
+        "launch", "oops", "pid", "pipes", "waiting",
+    )  # fmt: skip
+
+    def __init__(self, launch: str, standby: Standby, secret: Iterable[int]) -> None:
+        """Fork; of the agent's descriptors the child has no more than `secret`, which it closes."""
+        self.launch = launch
+        self.waiting = False
+        if launch == STANDBY:
+            standby.lay_out()
+        self._job, self._stdin = os.memfd_create("job"), os.memfd_create("stdin")
+        self._job_size = self._stdin_size = 0
+        out_r, out_w = os.pipe()
+        err_r, err_w = os.pipe()
+        go_r, self._go = os.pipe()
+        self.oops, oops_w = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                signal.set_wakeup_fd(-1)
+                for fd in (*secret, self._go, out_r, err_r, self.oops):
+                    os.close(fd)
+                _settle(self._stdin, out_w, err_w)
+                _wait(launch, standby, go_r, self._job, oops_w)
+            except Program:
+                raise
+            except BaseException as error:
+                _fail(oops_w, error)
+        for fd in (out_w, err_w, go_r, oops_w):
+            os.close(fd)
+        self.pipes = {out_r: STDOUT, err_r: STDERR}
+        for fd in (out_r, err_r, self.oops):
+            os.set_blocking(fd, False)
+
+    def arrived(self) -> bool:
+        """Note that the process waits for its job now; false if it died on the way."""
+        self.waiting = os.read(self.oops, 1) == WAITING
+        return self.waiting
+
+    def add_job(self, data: memoryview) -> None:
+        self._job_size += os.pwrite(self._job, data, self._job_size)
+
+    def add_stdin(self, data: memoryview) -> None:
+        self._stdin_size += os.pwrite(self._stdin, data, self._stdin_size)
+
+    def start(self) -> None:
+        os.write(self._go, b"!")
+        self._shut()
+
+    def failure(self) -> str:
+        """Return the reason why the program never started, or an empty string."""
+        try:
+            text = os.read(self.oops, 4096)
+        except BlockingIOError:
+            return ""
+        text = text if self.waiting else text.lstrip(WAITING)
+        return text.decode("utf-8", "replace")[:FAILURE_CHARS]
+
+    def kill(self) -> None:
+        """End a process whose program has not come."""
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        self.close()
+
+    def close(self) -> None:
+        for fd in (*self.pipes, self.oops):
+            os.close(fd)
+        self.pipes = {}
+        if self._go >= 0:
+            self._shut()
+
+    def _shut(self) -> None:
+        for fd in (self._go, self._job, self._stdin):
+            os.close(fd)
+        self._go = self._job = self._stdin = -1
+
+
+# Below this line everything happens in the child.
+
+
+def _fail(oops: int, error: BaseException) -> NoReturn:
+    os.write(oops, f"{type(error).__name__}: {error}".encode("utf-8", "replace")[:4096])
+    os._exit(127)
+
+
+def _settle(stdin: int, out: int, err: int) -> None:
+    """Become the process of a run: own group, own streams, first to die when memory runs out."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.setsid()
+    os.dup2(stdin, 0)
+    os.dup2(out, 1)
+    os.dup2(err, 2)
+    for fd in (stdin, out, err):
+        os.close(fd)
+    set_dumpable(dumpable=True)
+    with open("/proc/self/oom_score_adj", "w") as score:
+        score.write("1000")
+    os.chdir(SANDBOX)
+
+
+def _wait(launch: str, standby: Standby, go: int, job: int, oops: int) -> NoReturn:
+    """Wait for the program and become it."""
+    if launch == STANDBY:
+        _exec_standby(standby, go, job, oops)
+    if launch == FORK:
+        MODULES.hide()
+        sys.path[0] = SANDBOX
+    gc.enable()
+    os.write(oops, WAITING)
+    if not os.read(go, 1):
+        os._exit(0)
+    os.close(go)
+    head = _take(job)
+    os.environ.update(head["env"])
+    if head["mode"] == FORK:
+        os.close(oops)
+        raise Program(head["argv"])
+    _exec(head["argv"], os.environ.copy())
+
+
+def _take(job: int) -> dict[str, Any]:
+    """Read the job and write its files."""
+    with mmap.mmap(job, os.fstat(job).st_size, prot=mmap.PROT_READ) as data:
+        start = 4 + int.from_bytes(data[:4], "big")
+        head: dict[str, Any] = loads(data[4:start].decode())
+        _write_files(head["files"], data, start)
+    os.close(job)
+    return head
+
+
+def _write_files(files: list[tuple[str, int, int]], data: mmap.mmap, offset: int) -> None:
+    for path, mode, size in files:
+        if "/" in path[len(SANDBOX) + 1 :]:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+        try:
+            end = offset + size
+            while offset < end:
+                offset += os.write(fd, data[offset : min(end, offset + 1024 * 1024)])
+        finally:
+            os.close(fd)
+
+
+def _exec_standby(standby: Standby, go: int, job: int, oops: int) -> NoReturn:
+    """Start the interpreter: it reads its job from descriptor 4 when 3 says so, and fails on 5."""
+    high = [os.dup2(fd, 50 + index) for index, fd in enumerate((go, job, oops))]
+    for index, fd in enumerate(high):
+        os.dup2(fd, 3 + index, inheritable=True)
+        os.close(fd)
+    _exec(standby.command, {**os.environ, **standby.env})
+
+
+def _exec(argv: list[str], env: dict[str, str]) -> NoReturn:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    os.execve(argv[0], argv, env)

@@ -1,0 +1,114 @@
+"""Modules imported ahead of time, which the program does not see before it imports them.
+
+The first module of the agent, and without a future import: what is in `sys.modules` when this one
+begins is what a fresh interpreter has.
+"""
+
+import builtins
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from types import ModuleType
+    from typing import Any
+
+# `-c`, by which we come, brings linecache along.
+FRESH = frozenset(sys.modules) - {"linecache", __name__}
+
+# What the agent imports itself; loaded here first, so that `edges` knows of it all.
+OWN = (
+    "atexit", "ctypes", "gc", "importlib.machinery", "mmap", "resource", "select", "struct", "time",
+)  # fmt: skip
+
+# Heavy, and what many programs begin with: with re, enum, functools, collections.
+USUAL = ("json", "signal")
+
+
+class Modules:
+    """What was imported ahead of time, and which of it an import brings into `sys.modules`.
+
+    `edges` notes which module asked for which, so that an import restores just what it would have
+    loaded: a program can't tell from `sys.modules` that anything was prepared.
+    """
+
+    def __init__(self) -> None:
+        self.edges: "dict[str, set[str]]" = {}
+        self.stash: "dict[str, ModuleType]" = {}
+        self.prepared: "frozenset[str]" = frozenset()
+
+    def load(self, names: "Iterable[str]") -> None:
+        """Import what there is of `names`."""
+        original = builtins.__import__
+
+        def importing(
+            name: str,
+            globals: "Mapping[str, Any] | None" = None,  # noqa: A002  __import__ names them so
+            locals: "Mapping[str, Any] | None" = None,  # noqa: A002
+            fromlist: "Sequence[Any] | None" = (),
+            level: int = 0,
+        ) -> "ModuleType":
+            module = original(name, globals, locals, fromlist, level)
+            scope = globals or {}
+            importer = scope.get("__name__", "")
+            base = name
+            if level:
+                package = scope.get("__package__") or importer
+                base = ".".join(filter(None, (package.rsplit(".", level - 1)[0], name)))
+            found = self.edges.setdefault(importer, set())
+            found.add(base)
+            found.update(base + "." + item for item in fromlist or () if isinstance(item, str))
+            return module
+
+        builtins.__import__ = importing
+        try:
+            for name in names:
+                try:
+                    original(name)
+                except ImportError:
+                    continue
+        finally:
+            builtins.__import__ = original
+
+    def hide(self) -> None:
+        """Leave in `sys.modules` what a fresh interpreter has; hand the rest out on import."""
+        for name in list(sys.modules):
+            if name not in FRESH:
+                self.stash[name] = sys.modules.pop(name)
+                spec = getattr(self.stash[name], "__spec__", None)
+                if spec is None or spec.name != name:  # its package put it there: collections.abc
+                    self.edges.setdefault(name.rpartition(".")[0], set()).add(name)
+        self.prepared = frozenset(self.stash)
+        if "numpy.random" in self.stash:
+            self.stash["numpy.random"].seed()  # drawn before the fork: the same in every child
+        bootstrap: "Any" = sys.modules["_frozen_importlib"]
+        find_and_load = bootstrap._find_and_load
+
+        def _find_and_load(name: str, import_: "Any") -> "ModuleType":
+            if name in self.stash:
+                self._restore(name)
+            module: "ModuleType" = find_and_load(name, import_)
+            return module
+
+        # By this name the interpreter knows which lines of a traceback are its own, to leave out.
+        _find_and_load.__code__ = _find_and_load.__code__.replace(
+            co_filename=find_and_load.__code__.co_filename
+        )
+        bootstrap._find_and_load = _find_and_load
+
+    def _restore(self, name: str) -> None:
+        todo = [name]
+        while todo:
+            current = todo.pop()
+            module = self.stash.pop(current, None)
+            if module is None:
+                continue
+            sys.modules[current] = module
+            todo.extend(self.edges.get(current, ()))
+            parent = current.rpartition(".")[0]
+            if parent:
+                todo.append(parent)
+
+
+MODULES = Modules()
+MODULES.load(OWN)

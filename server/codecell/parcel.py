@@ -1,0 +1,28 @@
+"""What a cell is sent so that there is an agent in it: a command, then the agent's modules."""
+
+from functools import cache
+from importlib import resources
+
+# Each after those that it imports; `modules` before everything else, as it says why.
+PARTS = (
+    "modules", "compact", "libc", "counters", "channel", "program", "child", "run", "wipe", "agent",
+)  # fmt: skip
+
+
+@cache
+def source(name: str) -> str:
+    """Return the text of a file in incell/."""
+    return (resources.files("codecell.incell") / name).read_text(encoding="utf-8")
+
+
+def boot() -> str:
+    """Return the program, for `python3 -c`, that takes the parcel from its stdin."""
+    return source("boot.py")
+
+
+@cache
+def parcel() -> bytes:
+    """Return what goes first over the stream: u32 length, then names and sources between NULs."""
+    words = [word for part in PARTS for word in (f"codecell.incell.{part}", source(f"{part}.py"))]
+    body = "\0".join(words).encode()
+    return len(body).to_bytes(4, "big") + body

@@ -1,0 +1,355 @@
+"""The agent's parts, each on its own.
+
+The loop of PID 1 is never run here: it ends a run with `kill(-1)`, which is for containers alone.
+"""
+
+import ast
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib import resources
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from codecell.frames import HEADER, MAGIC, MAX_PAYLOAD, Decoder, Kind, encode
+from codecell.incell import channel as channels
+from codecell.incell.channel import Channel, ServerGone
+from codecell.incell.compact import dumps, loads
+from codecell.incell.counters import Reading, field
+from codecell.incell.program import exit_status
+from codecell.incell.run import NEVER, Run, exit_or_signal
+from codecell.parcel import PARTS, boot, parcel, source
+
+FILES = sorted(
+    item.name for item in resources.files("codecell.incell").iterdir() if item.name.endswith(".py")
+)
+
+
+def in_fresh_interpreter(code: str, *flags: str, check: bool = True) -> Any:
+    """Run `code` where the agent was made as in a cell; `agent` has its modules."""
+    prelude = (
+        f"boot = {{'__name__': 'boot'}}\nexec({boot()!r}, boot)\ntake = boot['take']\n"
+        "agent = boot['load'](take(int.from_bytes(take(4), 'big')))\n"
+        "agent = {name.rpartition('.')[2]: module for name, module in agent.items()}\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-I", *flags, "-c", prelude + code],
+        input=parcel(),
+        capture_output=True,
+        check=check,
+        timeout=30,
+    )
+
+
+# shipping
+
+
+def test_every_module_is_shipped_after_those_it_imports() -> None:
+    assert {*PARTS, "boot"} <= {name.removesuffix(".py") for name in FILES}
+    assert PARTS[0] == "modules"
+    for index, part in enumerate(PARTS):
+        for node in ast.parse(source(f"{part}.py")).body:
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("codecell"):
+                assert node.module in {f"codecell.incell.{earlier}" for earlier in PARTS[:index]}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_source_is_python_3_9(name: str) -> None:
+    tree = ast.parse(source(name), feature_version=(3, 9))
+    if "from __future__ import annotations" in source(name):
+        return
+    for node in ast.walk(tree):  # evaluated when the cell starts
+        for annotation in (getattr(node, "annotation", None), getattr(node, "returns", None)):
+            assert annotation is None or isinstance(annotation, ast.Constant | ast.Name)
+
+
+@pytest.mark.parametrize("flags", [(), ("-S",)])
+def test_agent_made_of_its_parcel_leaves_no_module_of_ours(flags: tuple[str, ...]) -> None:
+    done = in_fresh_interpreter(
+        "import sys\n"
+        "print(sorted(agent))\n"
+        "print([name for name in sys.modules if name.startswith('codecell')])\n"
+        "print(callable(agent['agent'].main), callable(agent['program'].run_program))\n",
+        *flags,
+    )
+    assert done.stdout.decode().splitlines() == [str(sorted(PARTS)), "[]", "True True"]
+
+
+def test_agent_imports_nothing_heavy() -> None:
+    heavy = ["re", "enum", "json", "typing", "dataclasses", "contextlib", "subprocess", "logging"]
+    done = in_fresh_interpreter(
+        f"import sys\nprint([n for n in {heavy} if n in sys.modules])", "-S"
+    )
+    assert done.stdout == b"[]\n"
+
+
+# modules
+
+
+def test_prepared_modules_are_not_seen_before_they_are_imported() -> None:
+    done = in_fresh_interpreter("""
+import sys
+modules = agent["modules"]
+modules.MODULES.load(["json", "no_such_module"])
+modules.MODULES.hide()
+print(set(sys.modules) - modules.FRESH)
+prepared = modules.MODULES.stash["json"]
+import json
+print(json is prepared, {"json.decoder", "re", "enum"} <= set(sys.modules))
+print("ctypes" in sys.modules, "json" in modules.MODULES.stash)
+""")
+    assert done.stdout.decode().splitlines() == ["set()", "True True", "False False"]
+
+
+def test_import_of_prepared_modules_shows_what_a_fresh_interpreter_would() -> None:
+    show = "import sys, {name}\nprint(sorted(set(sys.modules) - {{'linecache'}}))\n"
+    for name in ("json", "collections", "importlib", "signal", "json.decoder", "ctypes"):
+        hidden = (
+            "modules = agent['modules']\n"
+            "modules.MODULES.load(modules.USUAL)\nmodules.MODULES.hide()\ndel modules\n"
+        )
+        done = in_fresh_interpreter(hidden + show.format(name=name), "-S")
+        plain = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", "import os\n" + show.format(name=name)],
+            capture_output=True,
+            check=True,
+        )
+        assert done.stdout == plain.stdout, name
+
+
+def test_failed_import_shows_no_line_of_ours() -> None:
+    done = in_fresh_interpreter(
+        "agent['modules'].MODULES.hide()\nimport no_such_module\n", check=False
+    )
+    assert b"no_such_module" in done.stderr
+    assert b"_find_and_load" not in done.stderr
+
+
+# program
+
+
+ENDING = """
+import atexit, threading, time
+class A:
+    def __del__(self): print("del")
+a = A()
+atexit.register(print, "atexit")
+threading.Thread(target=lambda: (time.sleep(0.1), print("thread"))).start()
+"""
+
+
+def run_program(tmp_path: Path, code: str) -> Any:
+    main = tmp_path / "main.py"
+    main.write_text(code, encoding="utf-8")
+    return in_fresh_interpreter(
+        f"agent['modules'].MODULES.hide()\nagent['program'].run_program([{str(main)!r}, 'one'])",
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import sys; print(__name__, __file__, sys.argv, __spec__, __doc__)",
+        "'A docstring.'\nprint(__doc__)",
+        "def f():\n    1 / 0\nf()",
+        "x = = 2",
+        "import sys; sys.exit()",
+        "import sys; sys.exit(7)",
+        "import sys; sys.exit(-1)",
+        "import sys; sys.exit('bye')",
+        "raise KeyboardInterrupt",
+        ENDING,
+        "import sys; sys.stdout.close()",
+        "import sys; sys.stderr.write('no newline'); print('x', end='')",
+        "import os; os.close(1); print('lost')",
+        "import sys; print(repr(sys.stdin.read()), sys.stdin.name)",
+    ],
+)
+def test_program_runs_as_by_the_interpreter_itself(tmp_path: Path, code: str) -> None:
+    done = run_program(tmp_path, code)
+    plain = subprocess.run(
+        [sys.executable, "-I", str(tmp_path / "main.py"), "one"], input=b"", capture_output=True
+    )
+    assert (done.returncode, done.stdout) == (plain.returncode, plain.stdout)
+    if "os.close(1)" not in code:  # the interpreter complains of it, to a stderr nobody reads
+        assert done.stderr == plain.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [(None, 0), (0, 0), (3, 3), (256, 0), (-1, 255), (True, 1), ("text", 1), (1.5, 1), ((), 1)],
+)
+def test_exit_status_is_the_interpreters(
+    code: object, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_status(code) == status
+    assert capsys.readouterr().err == (
+        "" if code is None or type(code) in (int, bool) else f"{code}\n"
+    )
+
+
+# run
+
+
+@pytest.mark.parametrize(
+    ("status", "found"),
+    [
+        (0, (0, None)),
+        (7 << 8, (7, None)),
+        (255 << 8, (255, None)),
+        (signal.SIGKILL, (None, 9)),
+        (signal.SIGSEGV | 0x80, (None, 11)),
+        (64, (None, 64)),
+        (None, (None, 9)),
+    ],
+)
+def test_wait_status_is_a_code_or_a_signal(
+    status: int | None, found: tuple[int | None, int | None]
+) -> None:
+    assert exit_or_signal(status) == found
+
+
+def a_run() -> Run:
+    child: Any = SimpleNamespace(pid=7, start=lambda: None, failure=lambda: "")
+    return Run(1, child, {"timeout_s": 5.0, "kill_bytes": 100, "keep": 10})
+
+
+def test_run_that_never_went_has_used_nothing() -> None:
+    run = a_run()
+    assert run.deadline == NEVER
+    run.over("cancelled")
+    run.reaped(7, signal.SIGKILL, 3)
+    facts = run.facts(Reading(cpu_s=9.0, peak_bytes=0, oom_kills=2))
+    assert (facts["ending"], facts["code"], facts["signal"]) == ("cancelled", None, 9)
+    assert (facts["wall_s"], facts["cpu_s"], facts["oom_kills"]) == (0.0, 0.0, 0)
+    assert facts["peak_memory_bytes"] == 3 * 1024
+
+
+def test_first_reason_and_first_status_of_the_program_stand() -> None:
+    run = a_run()
+    run.go(Reading(cpu_s=1.0, peak_bytes=50, oom_kills=0))
+    assert not run.reaped(8, signal.SIGKILL, 2)
+    assert run.reaped(7, 3 << 8, 1)
+    run.over("exited")
+    run.over("timeout")
+    assert not run.reaped(7, signal.SIGKILL, 1)  # the same pid, given out again
+    facts = run.facts(Reading(cpu_s=None, peak_bytes=80, oom_kills=1))
+    assert (facts["ending"], facts["code"], facts["signal"]) == ("exited", 3, None)
+    assert (facts["peak_memory_bytes"], facts["oom_kills"]) == (80, 1)
+
+
+def test_output_past_the_cap_is_counted_and_not_kept() -> None:
+    run = a_run()
+    assert [run.count(channels.STDOUT, size) for size in (4, 8, 60)] == [4, 6, 0]
+    assert run.count(channels.STDERR, 28) == 10
+    assert not run.too_much
+    run.count(channels.STDERR, 1)
+    assert run.too_much
+
+
+# channel
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[Channel, int, int]]:
+    """A channel, where to write for it to receive, and where to read what it sends."""
+    source_r, source_w = os.pipe()
+    sink_r, sink_w = os.pipe()
+    yield Channel(source_r, sink_w), source_w, sink_r
+    for fd in (source_r, source_w, sink_r, sink_w):
+        with suppress(OSError):
+            os.close(fd)
+
+
+def test_frames_out_are_the_servers(ends: tuple[Channel, int, int]) -> None:
+    channel, _, sink = ends
+    channel.chunk()[:5] = b"hello"
+    channel.pass_on(channels.STDOUT, 3, 5)
+    channel.tell(channels.EXIT, 3, code=None, failure='"\\\n\ud83d\ude00', wall_s=0.5)
+    first, second = Decoder().feed(os.read(sink, 4096))
+    assert first == (Kind.STDOUT, 3, b"hello")
+    assert second.kind is Kind.EXIT
+    assert json.loads(second.payload) == {"code": None, "failure": '"\\\n😀', "wall_s": 0.5}
+    assert not channel.pending
+
+
+def test_full_channel_has_room_for_the_report(ends: tuple[Channel, int, int]) -> None:
+    channel, _, sink = ends
+    os.set_blocking(sink, False)
+    while channel.room:
+        chunk = channel.chunk()
+        assert len(chunk) == channels.CHUNK
+        channel.pass_on(channels.STDOUT, 1, len(chunk))
+    assert channel.pending
+    channel.frame(channels.EXIT, 1, b"x" * 8000)
+    received, decoder = [], Decoder()
+    while channel.pending:
+        received += decoder.feed(os.read(sink, 1 << 20))
+        channel.flush()
+    received += decoder.feed(os.read(sink, 1 << 20))
+    assert received[-1] == (Kind.EXIT, 1, b"x" * 8000)
+    assert all(frame.kind is Kind.STDOUT for frame in received[:-1])
+
+
+def test_frames_in_are_cut_however_they_come(ends: tuple[Channel, int, int]) -> None:
+    channel, source, _ = ends
+    stream = encode(Kind.GO, 2) + encode(Kind.JOB, 2, b"abc") + encode(Kind.STDIN, 2, b"")
+    found = []
+    for start in range(0, len(stream), 7):
+        os.write(source, stream[start : start + 7])
+        found += [(kind, run, bytes(data)) for kind, run, data in channel.receive()]
+    assert found == [(Kind.GO, 2, b""), (Kind.JOB, 2, b"abc"), (Kind.STDIN, 2, b"")]
+
+
+def test_what_is_not_a_frame_is_refused(ends: tuple[Channel, int, int]) -> None:
+    channel, source, _ = ends
+    os.write(source, HEADER.pack(MAGIC, Kind.JOB, 1, MAX_PAYLOAD + 1))
+    with pytest.raises(ValueError, match="not a frame"):
+        list(channel.receive())
+
+
+def test_end_of_the_stream_is_the_end(ends: tuple[Channel, int, int]) -> None:
+    channel, source, sink = ends
+    os.close(source)
+    with pytest.raises(ServerGone):
+        list(channel.receive())
+    os.close(sink)
+    with pytest.raises(ServerGone):
+        channel.frame(channels.READY, 0)
+
+
+# small things
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{"a": [1, -2, 0.5, None, True, 'é\n"\\\x00😀']}, {}, [], "text", 0, None],
+)
+def test_compact_json_is_json(value: object) -> None:
+    assert json.loads(dumps(value)) == value
+    assert loads(json.dumps(value)) == value
+    assert loads(json.dumps(value, separators=(",", ":"), ensure_ascii=False)) == value
+
+
+def test_field_of_a_counter_file() -> None:
+    text = b"low 0\noom_kill 3\noom_kill_disable 0\n"
+    assert (field(text, b"oom_kill"), field(text, b"none"), field(b"", b"x")) == (3, 0, 0)
+
+
+def test_cpu_time_is_the_cells_less_the_agents() -> None:
+    before = Reading(cpu_s=1.0, peak_bytes=0, oom_kills=0)
+    after = Reading(cpu_s=3.0, peak_bytes=0, oom_kills=0)
+    before.agent_s, after.agent_s = 0.25, 0.75
+    assert after.cpu_since(before) == 1.5
+    after.cpu_s = None
+    before.children_s, after.children_s = 1.0, 1.25
+    assert after.cpu_since(before) == 0.25
+    assert before.cpu_since(after) == 0.0
