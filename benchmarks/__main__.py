@@ -49,7 +49,9 @@ def main() -> int:
     given = parser.parse_args()
     if given.quick:
         results = measure(suite.QUICK, given.only)
-        print(json.dumps({**results["rows"], "seconds": results["seconds"]}, indent=1))
+        load = results["machine"]["load_average_before"][0]
+        about = {"seconds": results["seconds"], "load_average_before": load}
+        print(json.dumps({**results["rows"], **about}, indent=1))
         return 1 if results["failed"] else 0
     effort = suite.full(given.calls)
     results = measure(effort, given.only)

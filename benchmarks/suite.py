@@ -43,8 +43,8 @@ class Effort:
 
 
 QUICK = Effort(
-    full=False, rounds=6, shares=6, endings=4, floods=2, starts=2, burst=24, bursts=1,
-    warm_s=0.5, window_s=2.0, levels=(PARALLEL,), calm_s=0.05,
+    full=False, rounds=5, shares=5, endings=4, floods=1, starts=2, burst=24, bursts=1,
+    warm_s=0.3, window_s=1.7, levels=(PARALLEL,), calm_s=0.05,
 )  # fmt: skip
 FULL = Effort(
     full=True, rounds=200, shares=200, endings=200, floods=20, starts=20, burst=50, bursts=5,
@@ -231,7 +231,7 @@ class Suite:
         mode = "caller" if name == "reuse" else "never"
         async with serve(pool__languages=ONLY_PYTHON, pool__reuse=mode) as served:
             await served.settle("python", 2)
-            warm_s = max(self.effort.warm_s, 2.0)  # in which it makes the cells that it will use
+            warm_s = max(self.effort.warm_s, 1.5)  # in which it makes the cells that it will use
             return await of_server(served, level, warm_s, self.effort.window_s)
 
     async def burst(self) -> dict[str, Any]:

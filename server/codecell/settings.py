@@ -235,7 +235,7 @@ def load(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> 
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
     except SettingsError as error:
-        raise ConfigurationError(f"{error}; a list is written as [\"a\", \"b\"]") from error
+        raise ConfigurationError(f'{error}; a list is written as ["a", "b"]') from error
 
 
 def _check_environment() -> None:

@@ -7,12 +7,15 @@ were left over lowers it, between a floor and a ceiling.
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import anyio
 
-from codecell.errors import SandboxError
 from codecell.link import Link
 from codecell.model import CellSpec
+
+if TYPE_CHECKING:
+    from codecell.errors import SandboxError
 
 
 class Waiter:

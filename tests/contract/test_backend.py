@@ -66,7 +66,9 @@ class FakeHarness:
         return FakeBackend(self.engine)
 
     def without_image(self) -> Backend:
-        error = ImageMissing("the image for python is not built; run `codecell images build python`")
+        error = ImageMissing(
+            "the image for python is not built; run `codecell images build python`"
+        )
         return FakeBackend(self.engine, lambda _: error)
 
     def cells(self) -> int:
@@ -372,7 +374,10 @@ async def test_no_two_live_cells_share_a_user(harness: Harness) -> None:
 async def test_a_missing_image_names_the_command_and_leaves_nothing(harness: Harness) -> None:
     backend = harness.without_image()
     try:
-        with anyio.fail_after(10), pytest.raises(ImageMissing, match="codecell images build python"):
+        with (
+            anyio.fail_after(10),
+            pytest.raises(ImageMissing, match="codecell images build python"),
+        ):
             await backend.create(MISSING)
         assert await anyio.to_thread.run_sync(harness.cells) == 0
     finally:
@@ -380,7 +385,9 @@ async def test_a_missing_image_names_the_command_and_leaves_nothing(harness: Har
 
 
 @pytest.mark.parametrize("delay_s", [0, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3])
-async def test_a_creation_that_is_cancelled_leaves_nothing(harness: Harness, delay_s: float) -> None:
+async def test_a_creation_that_is_cancelled_leaves_nothing(
+    harness: Harness, delay_s: float
+) -> None:
     async with opened(harness) as backend:
         await (await backend.create(SPEC)).discard()  # so that the delays fall into the creation
         with anyio.move_on_after(delay_s):

@@ -13,7 +13,7 @@ from codecell.model import Status
 from codecell.settings import PoolSettings, Settings
 
 pytestmark = pytest.mark.docker
-COLD = Settings(pool=PoolSettings(size=0))
+COLD = Settings(pool=PoolSettings(min=0, max=0))
 
 
 @pytest.fixture(autouse=True)

@@ -114,8 +114,8 @@ async def test_the_standby_program_is_sent_along_where_there_is_one() -> None:
 @pytest.mark.parametrize(
     ("boot", "error", "text"),
     [
-        ((End(),), CellLost, "the cell ended"),
-        ((HELLO, End()), CellLost, "the cell ended"),
+        ((End(),), CellLost, "a python cell ended while it came up"),
+        ((HELLO, End()), CellLost, "a python cell ended while it came up"),
         ((Raw(b"bash: python3: not found" * 2),), ProtocolError, "not a frame"),
         ((READY, End()), ProtocolError, "before it said hello"),
         (
@@ -162,7 +162,13 @@ async def test_a_run_gives_its_output_and_its_facts() -> None:
             stdout_bytes=3,
         )
         (job,) = cell_of(link).jobs
-        assert job.header == {"mode": "fork", "timeout_s": 30, "keep": 40, "kill_bytes": 1000}
+        assert job.header == {
+            "mode": "fork",
+            "timeout_s": 30,
+            "keep": 40,
+            "kill_bytes": 1000,
+            "again": False,
+        }
         assert (job.job, job.stdin) == (b"j" * (MAX_PAYLOAD + 1), b"s" * (2 * MAX_PAYLOAD))
         assert link.usable
 
