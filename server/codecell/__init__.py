@@ -4,6 +4,7 @@ Importing this package runs nothing. The public Python API is `open_sandbox` (as
 `open_sandbox_blocking`, loaded on first use.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,7 +16,5 @@ __all__ = ["__version__", "open_sandbox", "open_sandbox_blocking"]
 
 def __getattr__(name: str) -> object:
     if name in {"open_sandbox", "open_sandbox_blocking"}:
-        from codecell import api
-
-        return getattr(api, name)
+        return getattr(import_module("codecell.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

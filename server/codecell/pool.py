@@ -82,13 +82,15 @@ class Pool:
         link.bind(caller)
         self._leased += 1
         self._refill_soon()  # a long run must not keep the next callers waiting
+        after = self._discard
         try:
             yield link
+            if link.lost is None:
+                after = self._recycle if spec.reuse == "caller" else self._retire
         finally:
             self._leased -= 1
-            again = spec.reuse == "caller" and link.lost is None
             if not self._closed:  # else all are discarded, and the tasks may be over
-                self._tasks.start_soon(self._recycle if again else self._discard, link)
+                self._tasks.start_soon(after, link)
             self._refill_soon()
 
     async def _wait(self, shelf: Shelf, caller: str) -> Link:
@@ -261,6 +263,11 @@ class Pool:
         """Discard a cell, bounded, also where the task that made it is being cancelled."""
         with anyio.move_on_after(CLOSE_S, shield=True):
             await self._discard(link)
+
+    async def _retire(self, link: Link) -> None:
+        """Discard a used cell, whose processes are dead already, when its answer is out."""
+        await anyio.sleep(REFILL_S)
+        await self._discard(link)
 
     async def _discard(self, link: Link) -> None:
         self._links.discard(link)
