@@ -26,7 +26,7 @@ class Language:
         compile: the command of a compile step, or empty.
         version: the command that prints the installed version, run once when the image is built.
         preinstalled: what a program can import beyond the standard library.
-        memory_bytes, pids, timeout_factor: own limits where the toolchain needs them.
+        memory_bytes, pids: own limits where the toolchain needs them.
     """
 
     id: str

@@ -17,7 +17,7 @@ from codecell.wire import (
     ListLanguagesOutput,
 )
 
-# Clients refuse an event of more than 1 MiB, and some count the envelope; see MCP.md 1.6.
+# Clients refuse an event of more than 1 MiB, and some count the envelope; so a margin stays.
 MAX_RESULT_BYTES = 900_000
 _ENVELOPE_BYTES = 2_000
 _MAX_MESSAGE_CHARS = 2_000

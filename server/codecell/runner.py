@@ -57,7 +57,7 @@ class Runner:
             try:
                 facts = await self._run(plan, tale)
             except SandboxError as error:
-                log.error("run failed", run_id=tale.run_id, error=str(error))  # noqa: TRY400
+                log.error("run failed", run_id=tale.run_id, error=str(error))  # noqa: TRY400  expected kinds
                 return tale.setup_error(error, time.monotonic() - started)
         outcome = tale.outcome(facts, time.monotonic() - started)
         log.info(

@@ -1,83 +1,205 @@
 """A program can't tell a cell that was made ahead of time from an interpreter started for it alone.
 
-Each program runs twice: as a run of its language, and in a really fresh interpreter that a run of
-another language starts in the same kind of cell. Both must print, report and end alike.
+Each program runs twice: as a run of its language, and in a really fresh interpreter that another
+run starts in the same kind of cell. Both must print, report and end alike.
 """
 
+import base64
 import json
-import shlex
-from collections.abc import Awaitable, Callable
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
-import anyio
+import docker
 import pytest
 
+from codecell.app import open_runner
 from codecell.languages import LANGUAGES
-from codecell.model import Launch, Outcome, Status
+from codecell.model import Launch, Outcome, Request, Status
+from codecell.runner import Runner, signal_name
 from codecell.settings import Settings, load
 
 pytestmark = [pytest.mark.anyio, pytest.mark.docker]
 Execute = Callable[..., Awaitable[Outcome]]
-Both = Callable[..., Awaitable[tuple[Outcome, Outcome]]]
-MARK = "END-OF-PROGRAM-4f0c"
+STDIN = "first\nsecond line\n"
+KEPT = 100_000
+
+# Runs in a cell and starts each program as a person would: a fresh process with clean streams.
+DRIVER = r"""
+import base64, json, os, shutil, signal, subprocess, sys, threading, zlib
+
+def empty(folder):
+    for entry in os.scandir(folder):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path)
+        else:
+            os.unlink(entry.path)
+
+def run(argv, main, code, stdin, env):
+    for folder in ("/sandbox", "/tmp", "/dev/shm"):
+        empty(folder)
+    with open(main, "wb") as file:
+        file.write(code.encode())
+    given = os.memfd_create("stdin")
+    os.write(given, stdin.encode())
+    os.lseek(given, 0, 0)
+    process = subprocess.Popen(
+        argv, stdin=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**CLEAN, **env}, cwd="/sandbox", start_new_session=True,
+    )
+    os.close(given)
+    kept = {}
+    def read(name, stream):
+        kept[name] = stream.read()
+    readers = [threading.Thread(target=read, args=(n, getattr(process, n))) for n in ("stdout", "stderr")]
+    for reader in readers:
+        reader.start()
+    try:
+        status = process.wait(20)
+    except subprocess.TimeoutExpired:
+        status = None
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()
+    for reader in readers:
+        reader.join()
+    text = [kept[n].decode("utf-8", "replace")[:KEPT] for n in ("stdout", "stderr")]
+    return [*text, status]
+
+os.chdir("/")
+job = json.load(sys.stdin)
+KEPT = job["kept"]
+known = ("PATH", "HOME", "TMPDIR", "LANG", "USER", "HOSTNAME", *job["env"])
+CLEAN = {name: value for name, value in os.environ.items() if name in known}
+found = [run(*program) for program in job["programs"]]
+print(base64.b64encode(zlib.compress(json.dumps(found).encode())).decode())
+"""
+START = {
+    "python": f"import subprocess\nsubprocess.run(['/usr/bin/python3', '-c', {DRIVER!r}], check=True)",
+    "javascript": "const r = require('child_process').spawnSync('/usr/bin/python3', ['-c', "
+    f"{json.dumps(DRIVER)}], {{ stdio: 'inherit' }}); process.exitCode = r.status;",
+    "bash": f"python3 -c \"$(cat <<'DRIVER'\n{DRIVER}\nDRIVER\n)\"",
+}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a program ended that was started in a fresh interpreter."""
+
+    stdout: str
+    stderr: str
+    exit_code: int | None
+    signal: str | None
+
+
+class Fresh:
+    """Programs in really fresh interpreters, many of them in one cell."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+        self.known: dict[tuple[str, int], dict[str, Ended]] = {}
+
+    async def of(self, language: str, programs: dict[str, str], name: str) -> Ended:
+        """Run a table of programs, once, and return how one of them ended."""
+        key = (language, id(programs))
+        if key not in self.known:
+            ended = await self.run(
+                language, *({"code": code, "args": ARGS[language]} for code in programs.values())
+            )
+            self.known[key] = dict(zip(programs, ended, strict=True))
+        return self.known[key][name]
+
+    async def run(self, language: str, *programs: dict[str, Any]) -> list[Ended]:
+        entry = LANGUAGES[language]
+        main = f"/sandbox/{entry.file_name}"
+        argv = [part.replace("{main}", main) for part in entry.run]
+        job = {
+            "kept": KEPT,
+            "env": [],
+            "programs": [
+                [
+                    [*argv, *p.get("args", ())],
+                    main,
+                    p["code"],
+                    p.get("stdin", STDIN),
+                    dict(p.get("env", ())),
+                ]
+                for p in programs
+            ],
+        }
+        outcome = await self.runner.execute(
+            Request(language=language, code=START[language], stdin=json.dumps(job), timeout_s=250)
+        )
+        assert outcome.status is Status.SUCCESS, (outcome.error_message, outcome.stderr.text)
+        found = json.loads(zlib.decompress(base64.b64decode(outcome.stdout.text)))
+        return [
+            Ended(
+                out,
+                err,
+                None if code is None or code < 0 else code,
+                signal_name(-code) if code is not None and code < 0 else None,
+            )
+            for out, err, code in found
+        ]
+
+
+ARGS: dict[str, tuple[str, ...]] = {"python": (), "javascript": (), "bash": ("one", "two 2", "")}
+
+
+def alike(outcome: Outcome, fresh: Ended) -> None:
+    assert outcome.stdout.text == fresh.stdout
+    assert outcome.stderr.text == fresh.stderr
+    assert (outcome.exit_code, outcome.signal) == (fresh.exit_code, fresh.signal)
 
 
 @pytest.fixture(scope="module")
 def settings() -> Settings:
-    return load(flags={"pool": {"min": 2, "max": 4, "starting": 3}})
+    return load(
+        flags={
+            # One caller's runs share cells, so that some hundred of them take a minute.
+            "pool": {"min": 2, "max": 4, "starting": 2, "reuse": "caller"},
+            "limits": {"cpus": 2, "output_chars": KEPT, "memory": "512 MiB"},
+            "runs": {"concurrent": 16},
+        }
+    )
 
 
-def fresh(language: str, code: str, args: tuple[str, ...]) -> str:
-    """Return a shell program that runs `code` as a person would, without the shell's own traces."""
-    entry = LANGUAGES[language]
-    main = f"/sandbox/{entry.file_name}"
-    argv = [*(part.replace("{main}", main) for part in entry.run), *args]
-    unset = " ".join(f"-u {name}" for name in ("SHLVL", "_", "PWD", "OLDPWD"))
-    write = f"head -c -1 >{main} <<'{MARK}'\n{code}\n{MARK}\n"
-    return f"{write}exec 3<&- ; exec env {unset} {shlex.join(argv)}"
+@pytest.fixture(scope="module")
+async def shared(engine: docker.APIClient, settings: Settings) -> AsyncIterator[Runner]:
+    async with open_runner(settings) as opened:
+        yield opened
 
 
-@pytest.fixture
-def both(execute: Execute) -> Both:
-    """Run a program in both ways."""
-
-    async def run(code: str, language: str = "python", **fields: Any) -> tuple[Outcome, Outcome]:
-        args = fields.pop("args", ())
-        ended: dict[str, Outcome] = {}
-
-        async def warm() -> None:
-            ended["warm"] = await execute(code, language, args=args, **fields)
-
-        async def cold() -> None:
-            program = fresh(language, code, args)
-            ended["cold"] = await execute(program, "bash", **fields)
-
-        with anyio.fail_after(60):
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(warm)
-                tasks.start_soon(cold)
-        return ended["warm"], ended["cold"]
-
-    return run
-
-
-def alike(warm: Outcome, cold: Outcome) -> None:
-    assert warm.stdout.text == cold.stdout.text
-    assert warm.stderr.text == cold.stderr.text
-    assert (warm.exit_code, warm.signal) == (cold.exit_code, cold.signal)
-    assert warm.status is cold.status
+@pytest.fixture(scope="module")
+async def fresh(shared: Runner) -> Fresh:
+    return Fresh(shared)
 
 
 @pytest.fixture
-def same(both: Both) -> Execute:
+def run(shared: Runner) -> Execute:
+    """Run a program as a caller would."""
+
+    async def execute(code: str, language: str = "python", **fields: Any) -> Outcome:
+        return await shared.execute(
+            Request(language=language, code=code, **{"stdin": STDIN, "timeout_s": 20, **fields})
+        )
+
+    return execute
+
+
+@pytest.fixture
+def same(run: Execute, fresh: Fresh) -> Execute:
     """Run a program in both ways, compare, and return the run's outcome."""
 
-    async def run(code: str, language: str = "python", **fields: Any) -> Outcome:
-        warm, cold = await both(code, language, **fields)
-        alike(warm, cold)
-        return warm
+    async def execute(code: str, language: str = "python", **fields: Any) -> Outcome:
+        outcome = await run(code, language, **fields)
+        alike(outcome, (await fresh.run(language, {"code": code, **fields}))[0])
+        return outcome
 
-    return run
+    return execute
 
 
 # --- Python: what a program sees of its interpreter
@@ -125,7 +247,7 @@ print(json.dumps({
     "kernel's signals": [status[key] for key in ("SigBlk", "SigIgn", "SigCgt", "SigPnd", "ShdPnd")],
     "wakeup": signal.set_wakeup_fd(-1),
     "umask": umask, "nice": os.nice(0), "cwd": os.getcwd(),
-    "gc": [gc.isenabled(), gc.get_threshold(), gc.get_freeze_count(), gc.get_debug(), len(gc.callbacks)],
+    "gc": [gc.isenabled(), gc.get_threshold(), gc.get_debug(), len(gc.callbacks)],
     "recursion": sys.getrecursionlimit(), "switch": sys.getswitchinterval(),
     "trace": [str(sys.gettrace()), str(sys.getprofile())],
     "meta_path": [getattr(f, "__name__", str(f)) for f in sys.meta_path],
@@ -146,42 +268,49 @@ print(json.dumps({
     "shm": sorted(os.listdir("/dev/shm")), "mode": oct(os.stat(__file__).st_mode),
 }, sort_keys=True))
 """
-# How the two ways differ by construction, not by a flaw: the fresh one has had a shell before it.
-NOT_COMPARED = {"session", "orig_argv"}
 
 
-async def test_python_looks_freshly_started(both: Both) -> None:
-    warm, cold = await both(PYTHON_FACTS, args=("a", "b c"), stdin="text")
-    assert warm.status is Status.SUCCESS, warm.stderr.text
-    assert cold.status is Status.SUCCESS, cold.stderr.text
-    found, wanted = json.loads(warm.stdout.text), json.loads(cold.stdout.text)
-    differing = {
-        key: (found.get(key), wanted.get(key))
-        for key in wanted.keys() | found.keys()
-        if found.get(key) != wanted.get(key) and key not in NOT_COMPARED
-    }
-    assert differing == {}
-    assert found["orig_argv"] == ["/usr/bin/python3", "/sandbox/main.py", "a", "b c"]
-    assert found["descriptors"] == [0, 1, 2]
-    assert found["sandbox"] == ["main.py"]
-    assert found["tmp"] == []
+@pytest.mark.parametrize("reuse", ["never", "caller"])
+async def test_python_looks_freshly_started(
+    engine: docker.APIClient, fresh: Fresh, reuse: str
+) -> None:
+    args, stdin = ("a", "b c"), "text"
+    request = Request(language="python", code=PYTHON_FACTS, args=args, stdin=stdin)
+    async with open_runner(load(flags={"pool": {"reuse": reuse}})) as runner:
+        outcomes = [await runner.execute(request) for _ in range(2)]
+    (cold,) = await fresh.run("python", {"code": PYTHON_FACTS, "args": args, "stdin": stdin})
+    wanted = json.loads(cold.stdout)
+    for outcome in outcomes:
+        assert outcome.status is Status.SUCCESS, outcome.stderr.text
+        found = json.loads(outcome.stdout.text)
+        differing = {
+            key: (found.get(key), wanted.get(key))
+            for key in wanted.keys() | found.keys()
+            if found.get(key) != wanted.get(key)
+        }
+        assert differing == {}
+        assert found["orig_argv"] == ["/usr/bin/python3", "/sandbox/main.py", "a", "b c"]
+        assert found["descriptors"] == [0, 1, 2]
 
 
-@pytest.mark.parametrize(
-    "module",
-    ["argparse", "asyncio", "collections", "concurrent.futures", "ctypes", "datetime", "decimal"]
-    + ["email.message", "http.client", "importlib.metadata", "json", "logging.config", "mmap"]
-    + ["multiprocessing.pool", "os", "pathlib", "pickle", "random", "re", "resource", "select"]
-    + ["signal", "sqlite3", "ssl", "struct", "subprocess", "tempfile", "threading", "time"]
-    + ["typing", "unittest", "urllib.request", "xml.dom.minidom", "zipfile"],
-)
-async def test_importing_a_module_brings_what_it_always_brings(same: Execute, module: str) -> None:
-    outcome = await same(
-        f"import {module}, sys\nprint(*sorted(sys.modules), sep='\\n')\n"
-        "print([(n, getattr(m, '__name__', '?')) for n, m in sorted(sys.modules.items())"
-        " if getattr(m, '__name__', n) != n])"
-    )
-    assert outcome.status is Status.SUCCESS
+MODULES = """
+argparse asyncio collections concurrent.futures ctypes datetime decimal email.message http.client
+importlib.metadata json logging.config mmap multiprocessing.pool os pathlib pickle random re resource
+select signal sqlite3 ssl struct subprocess tempfile threading time typing unittest urllib.request
+xml.dom.minidom zipfile
+""".split()
+IMPORTS = {
+    name: f"import {name}, sys\nprint(*sorted(sys.modules), sep='\\n')\n" for name in MODULES
+}
+
+
+@pytest.mark.parametrize("module", IMPORTS)
+async def test_importing_a_module_brings_what_it_always_brings(
+    run: Execute, fresh: Fresh, module: str
+) -> None:
+    outcome = await run(IMPORTS[module])
+    assert outcome.status is Status.SUCCESS, outcome.stderr.text
+    alike(outcome, await fresh.of("python", IMPORTS, module))
 
 
 async def test_a_module_that_was_never_imported_is_not_there(same: Execute) -> None:
@@ -288,7 +417,7 @@ PROGRAMS = {
     "caught interrupt": "import os, signal\ntry:\n    os.kill(os.getpid(), signal.SIGINT)\n    while True: pass\nexcept KeyboardInterrupt:\n    print('caught')",
     "broken pipe": "import os, sys\nr, w = os.pipe()\nos.close(r)\ntry:\n    os.write(w, b'x')\nexcept BrokenPipeError as e:\n    print(e)",
     "atexit": "import atexit\natexit.register(print, 'first')\natexit.register(print, 'second')\nprint('end')",
-    "failing atexit": "import atexit\natexit.register(lambda: 1/0)\natexit.register(print, 'still')\n",
+    "failing atexit": "import atexit\ndef fail(): 1/0\natexit.register(fail)\natexit.register(print, 'still')\n",
     "exit in atexit": "import atexit, sys\natexit.register(lambda: sys.exit(3))\nprint('end')",
     "atexit after an error": "import atexit\natexit.register(print, 'bye')\n1/0",
     "atexit in atexit": "import atexit\natexit.register(lambda: atexit.register(print, 'inner'))",
@@ -382,15 +511,17 @@ PROGRAMS = {
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-async def test_a_python_program_does_what_it_always_does(same: Execute, name: str) -> None:
-    await same(PROGRAMS[name], stdin="first\nsecond line\n", timeout_s=15)
+async def test_a_python_program_does_what_it_always_does(
+    run: Execute, fresh: Fresh, name: str
+) -> None:
+    alike(await run(PROGRAMS[name]), await fresh.of("python", PROGRAMS, name))
 
 
 @pytest.mark.parametrize(
     "code", [PROGRAMS["traceback"], PROGRAMS["syntax error"], PROGRAMS["chained traceback"]]
 )
-async def test_a_traceback_shows_the_program_alone(execute: Execute, code: str) -> None:
-    outcome = await execute(code)
+async def test_a_traceback_shows_the_program_alone(run: Execute, code: str) -> None:
+    outcome = await run(code)
     assert 'File "/sandbox/main.py", line ' in outcome.stderr.text
     for word in ("agent", "run_program", "<string>", "codecell"):
         assert word not in outcome.stderr.text
@@ -455,7 +586,7 @@ console.log(JSON.stringify({
   paths: module.paths, parent: module.parent, children: module.children.length, loaded: module.loaded,
   mainPath: process.mainModule && process.mainModule.filename, cache: Object.keys(require.cache),
   cwd: process.cwd(), title: process.title, umask: process.umask(), exitCode: process.exitCode,
-  env: process.env, version: process.version, uptime: process.uptime() < 100, ppid: process.ppid === 1,
+  env: process.env, version: process.version, uptime: process.uptime() < 100, 
   global: Object.getOwnPropertyNames(globalThis).sort(), exports: module.exports, thisIs: this === module.exports,
   events: process.eventNames(), warnings: process.listenerCount('warning'),
   stdin: [process.stdin.isTTY, process.stdin.fd], stdout: [process.stdout.isTTY, process.stdout.fd, process.stdout.constructor.name],
@@ -552,15 +683,16 @@ console.log(status.filter(l => /^Sig(Blk|Ign)/.test(l)).join(' '));
     "diagnostics": "console.log(process.report ? 'report' : '', process.allowedNodeEnvironmentFlags.size > 10)",
     "REPL inspect": "console.log({ a: [1, { b: new Map([[1, 2]]) }] }, [undefined, null], Symbol('x'))",
 }
-NODE_IGNORED = {"facts": {"ppid", "resources", "events", "title"}}
 
 
 @pytest.mark.parametrize("name", NODE_PROGRAMS)
-async def test_a_javascript_program_does_what_it_always_does(both: Both, name: str) -> None:
-    warm, cold = await both(
-        NODE_PROGRAMS[name], "javascript", stdin="first\nsecond line\n", timeout_s=20
+async def test_a_javascript_program_does_what_it_always_does(
+    run: Execute, fresh: Fresh, name: str
+) -> None:
+    alike(
+        await run(NODE_PROGRAMS[name], "javascript"),
+        await fresh.of("javascript", NODE_PROGRAMS, name),
     )
-    alike(warm, cold)
 
 
 async def test_javascript_gets_its_arguments(same: Execute) -> None:
@@ -577,8 +709,8 @@ async def test_javascript_gets_its_arguments(same: Execute) -> None:
     ]
 
 
-async def test_an_uncaught_exception_shows_the_program(execute: Execute) -> None:
-    outcome = await execute("function f() {\n  throw new Error('bad');\n}\nf();", "javascript")
+async def test_an_uncaught_exception_shows_the_program(run: Execute) -> None:
+    outcome = await run("function f() {\n  throw new Error('bad');\n}\nf();", "javascript")
     assert outcome.status is Status.EXECUTION_ERROR
     assert outcome.exit_code == 1
     assert outcome.stderr.text.startswith("/sandbox/main.js:2\n  throw new Error('bad');\n  ^\n")
@@ -696,37 +828,12 @@ BASH_PROGRAMS = {
 }
 
 
-@pytest.fixture
-def fresh_bash(execute: Execute) -> Execute:
-    """Run a Bash program in a really fresh bash, which a Python run becomes."""
-
-    async def run(code: str, *, args: tuple[str, ...] = (), **fields: Any) -> Outcome:
-        program = f"""
-import os, signal
-with open("/sandbox/main.sh", "wb") as file:
-    file.write({code.encode()!r})
-os.unlink("/sandbox/main.py")
-for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
-    signal.signal(number, signal.SIG_DFL)
-os.execve("/bin/bash", {["/bin/bash", "/sandbox/main.sh", *args]!r}, os.environ)
-"""
-        return await execute(program, **fields)
-
-    return run
-
-
 @pytest.mark.parametrize("name", BASH_PROGRAMS)
 async def test_a_bash_program_does_what_it_always_does(
-    execute: Execute, fresh_bash: Execute, name: str
+    run: Execute, fresh: Fresh, name: str
 ) -> None:
-    fields: dict[str, Any] = {
-        "stdin": "first\nsecond line\n",
-        "args": ("one", "two 2", ""),
-        "timeout_s": 15,
-    }
-    warm = await execute(BASH_PROGRAMS[name], "bash", **fields)
-    cold = await fresh_bash(BASH_PROGRAMS[name], **fields)
-    alike(warm, cold)
+    outcome = await run(BASH_PROGRAMS[name], "bash", args=ARGS["bash"])
+    alike(outcome, await fresh.of("bash", BASH_PROGRAMS, name))
 
 
 @pytest.mark.parametrize(
@@ -755,15 +862,13 @@ async def test_a_bash_program_does_what_it_always_does(
     ids=lambda env: env[0][0],
 )
 async def test_bash_obeys_the_environment_it_is_given(
-    execute: Execute, fresh_bash: Execute, env: tuple[tuple[str, str], ...]
+    same: Execute, env: tuple[tuple[str, str], ...]
 ) -> None:
     code = (
         'touch a1; echo a*; set -- "a:b"; for x in $1; do echo "[$x]"; done; env | sort; echo "$-"\n'
         'echo "$PWD ${OLDPWD-} ${REPLY-} $SHLVL"; date -d @0 +%Z; x=é; echo ${#x}; shopt nullglob; set -x; :'
     )
-    warm = await execute(code, "bash", env=env, stdin="x")
-    cold = await fresh_bash(code, env=env, stdin="x")
-    alike(warm, cold)
+    await same(code, "bash", env=env)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

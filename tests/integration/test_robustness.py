@@ -543,7 +543,10 @@ class Engine:
         return f"unix://{self.socket}"
 
     def start(self) -> None:
+        # In a network namespace of its own: `--bridge=none` would remove the machine's docker0.
         command = [
+            "unshare",
+            "--net",
             "dockerd",
             f"--host={self.address}",
             f"--data-root={self.folder}/data",

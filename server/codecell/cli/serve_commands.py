@@ -7,7 +7,13 @@ from codecell.cli.client_config import CLIENTS, command
 
 
 @click.command()
-@click.option("--transport", type=click.Choice(["stdio"]), default="stdio", show_default=True)
+@click.option(
+    "--transport",
+    type=click.Choice(["stdio"]),
+    default="stdio",
+    show_default=True,
+    help="How the client talks to the server.",
+)
 @click.pass_obj
 def serve(invocation: Invocation, transport: str) -> int:
     """Serve MCP to the client that started this process."""

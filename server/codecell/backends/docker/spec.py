@@ -26,7 +26,7 @@ ENVIRONMENT: Mapping[str, str] = {
     "HOME": SANDBOX,
     "TMPDIR": "/tmp",  # noqa: S108 - the cell's own tmpfs
     "LANG": "C.UTF-8",
-    "USER": "cell",  # a cell's uid is in no passwd file; this is what getpass and shells ask first
+    "USER": "cell",  # also where the image's passwd file does not name the uid
     "HOSTNAME": "cell",  # Docker would add it anyway
 }
 
@@ -205,8 +205,8 @@ def _host_config(
         # within some 10 ms of a deadline (Docker's NanoCpus means 100 ms).
         "CpuPeriod": CPU_PERIOD_US,
         "CpuQuota": max(LEAST_QUOTA_US, round(limits.cpus * CPU_PERIOD_US)),
-        # gVisor's own threads count: below this it dies of a few forks. The agent keeps the
-        # program's limit there.
+        # gVisor's own threads count: below this it dies of a few forks. The program's own limit
+        # is not kept there; memory and CPU still are.
         "PidsLimit": max(limits.pids, GVISOR_LEAST_PIDS) if gvisor else limits.pids,
         # No nproc: that is counted per uid, not per cell.
         "Ulimits": [
