@@ -1,52 +1,23 @@
 """The language table: one frozen value per language, one image folder beside each.
 
-A test holds this table and `images/` equal: a new language is one entry here, one folder there.
+A test holds this table and `images/` equal: a new language is one entry here (or in one of the two
+further parts), one folder there.
 """
 
-from dataclasses import dataclass, field
-
+from codecell.compiled import COMPILED
+from codecell.interpreted import INTERPRETED
+from codecell.language import SANDBOX, TMP, Language, Languages
 from codecell.model import Launch, Standby
 
-SANDBOX = "/sandbox"
-TMP = "/tmp"  # noqa: S108  the cell's own tmpfs, not this machine's
+__all__ = ["DEFAULT_SET", "LANGUAGES", "SANDBOX", "TMP", "Language", "Languages"]
+
 DEFAULT_SET = ("python", "javascript", "bash")
 
+# A heap as large as the cell: the kernel ends a program that needs more, and its counter is the
+# proof of why. Node's own smaller limit would end it with SIGABRT, as any program can end itself.
+HEAP = "--max-old-space-size={memory_mib}"
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Language:
-    """How one language is run.
-
-    Attributes:
-        id: the name in requests and of the folder in images/.
-        file_name: what the program is called in /sandbox.
-        run: the command, {main} and {args} substituted by position: {main} is the program's path.
-        standby: for `Launch.STANDBY`, what is started ahead of time and waits.
-        start_variables: prefixes of environment variables that only a fresh start obeys; a run that
-            sets one gets its own process.
-        compile: the command of a compile step, or empty.
-        version: the command that prints the installed version, run once when the image is built.
-        preinstalled: what a program can import beyond the standard library.
-        memory_bytes, pids, timeout_factor: own limits where the toolchain needs them.
-    """
-
-    id: str
-    title: str
-    aliases: tuple[str, ...] = ()
-    extensions: tuple[str, ...] = ()
-    file_name: str
-    launch: Launch
-    run: tuple[str, ...]
-    standby: Standby | None = None
-    start_variables: tuple[str, ...] = ()
-    compile: tuple[str, ...] = ()
-    version: tuple[str, ...]
-    preinstalled: tuple[str, ...] = ()
-    memory_bytes: int | None = None
-    pids: int | None = None
-    notes: str = field(default="")
-
-
-_ALL = (
+_WARM = (
     Language(
         id="python",
         title="Python",
@@ -66,9 +37,9 @@ _ALL = (
         extensions=(".js", ".mjs", ".cjs"),
         file_name="main.js",
         launch=Launch.STANDBY,
-        run=("/usr/bin/node", "{main}"),
+        run=("/usr/bin/node", HEAP, "{main}"),
         standby=Standby(
-            command=("/usr/bin/node", f"{TMP}/.standby.js"),
+            command=("/usr/bin/node", HEAP, f"{TMP}/.standby.js"),
             source="standby.js",
             file=f"{TMP}/.standby.js",
         ),
@@ -124,4 +95,4 @@ _ALL = (
     ),
 )
 
-LANGUAGES: dict[str, Language] = {language.id: language for language in _ALL}
+LANGUAGES = Languages((*_WARM, *COMPILED, *INTERPRETED))

@@ -13,7 +13,6 @@ import structlog
 from anyio.abc import TaskGroup
 
 from codecell.errors import SandboxError
-from codecell.languages import LANGUAGES
 from codecell.link import Link
 from codecell.model import CellSpec
 from codecell.policy import cell_spec
@@ -46,7 +45,7 @@ class Pool:
         self._links: set[Link] = set()
         self._shelves: dict[CellSpec, Shelf] = {}
         for name in settings.pool.languages:
-            self._shelf(cell_spec(LANGUAGES[name], settings), floor=settings.pool.min)
+            self._shelf(cell_spec(settings.table[name], settings), floor=settings.pool.min)
 
     async def keep_ready(self) -> None:
         """Clear up after dead instances, fill the shelves, let idle cells go now and then."""
@@ -85,7 +84,7 @@ class Pool:
             yield link
         finally:
             self._leased -= 1
-            again = spec.reuse == "caller" and link.lost is None
+            again = spec.reuse == "caller" and link.wiping and link.lost is None
             if not self._closed:  # else all are discarded, and the tasks may be over
                 self._tasks.start_soon(self._recycle if again else self._discard, link)
             self._refill_soon()

@@ -1,0 +1,1 @@
+const name: string = "typescript"; console.log(`hello from ${name}`);
