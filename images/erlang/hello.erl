@@ -1,3 +1,3 @@
 -module(hello).
 -export([main/1]).
-main(_) -> io:format("hello from erlang~~n").
+main(_) -> io:format("hello from erlang~n").

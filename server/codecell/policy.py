@@ -93,11 +93,14 @@ class Words:
 def _compile(language: Language, settings: Settings, words: Words) -> tuple[Step, ...]:
     if not language.compile:
         return ()
+    command = words.fill(language.compile)
+    if language.compile_launch is not Launch.EXEC:
+        command = (command[0], words.main)
     return (
         Step(
             kind="compile",
             launch=language.compile_launch,
-            argv=words.fill(language.compile),
+            argv=command,
             timeout_s=compile_timeout_s(language, settings.limits),
             env=language.compile_env,
         ),
