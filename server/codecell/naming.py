@@ -73,21 +73,7 @@ def erlang(code: str) -> Name | None:
     return Name(match[1], match[1]) if match else None
 
 
-_SCALA_MAIN = re.compile(r"^object\s+(\w+)", re.MULTILINE)
 _PACKAGE = re.compile(r"^package\s+([\w.]+)", re.MULTILINE)
-
-
-def scala(code: str) -> Name | None:
-    """Find the object that is started: the one that is an App or has a main, else the first."""
-    objects = list(_SCALA_MAIN.finditer(code))
-    if not objects:
-        return None
-    ends = [*(match.start() for match in objects[1:]), len(code)]
-    bodies = [code[match.start() : end] for match, end in zip(objects, ends, strict=True)]
-    starts = [re.search(r"\bextends\s+App\b|\bdef\s+main\s*\(", body) for body in bodies]
-    chosen = next((m[1] for m, hit in zip(objects, starts, strict=True) if hit), objects[0][1])
-    package = _PACKAGE.search(code)
-    return Name("main", f"{package[1]}.{chosen}" if package else chosen)
 
 
 def kotlin(code: str) -> Name | None:
