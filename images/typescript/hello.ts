@@ -1,1 +1,2 @@
-const name: string = "typescript"; console.log(`hello from ${name}`);
+const hello: string = "hello from typescript";
+console.log(hello);

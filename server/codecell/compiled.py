@@ -254,7 +254,7 @@ COMPILED = (
         ),
         env=(("ERL_FLAGS", "+S 1:1 +SDio 1 +A 1 +fnu"),),
         compile_env=(("ERL_FLAGS", "+S 1:1 +SDio 1 +A 1"),),
-        version=("/bin/cat", "/usr/lib/erlang/releases/RELEASES"),
+        version=("/bin/sh", "-c", "cat /usr/lib/erlang/releases/*/OTP_VERSION"),
         preinstalled=("kernel", "stdlib"),
         notes="A module that exports main/1 (which gets the arguments), main/0 or start/0.",
         cpus=1.0,

@@ -4,23 +4,18 @@ The matrix is made from the table and tests/languages/<id>/: a new language is t
 added. Where its image is not built the tests fail in CI and are skipped on a desk.
 """
 
-import os
 import re
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-import docker
 import pytest
 
 from codecell import recipes
-from codecell.app import open_runner
-from codecell.backends.docker.images import list_images
 from codecell.languages import LANGUAGES
-from codecell.model import Outcome, Request, Status
-from codecell.runner import Runner
-from codecell.settings import Settings, load
+from codecell.model import Outcome, Status
 
 pytestmark = [pytest.mark.anyio, pytest.mark.docker]
+Run = Callable[..., Awaitable[Outcome]]
 PROGRAMS = Path(__file__).parents[1] / "languages"
 COMPILED = [name for name, language in LANGUAGES.items() if language.compile]
 WITH_ARGS = [name for name, language in LANGUAGES.items() if language.takes_args]
@@ -31,40 +26,6 @@ LINE = "zażółć 漢字 👩‍👩‍👧"  # noqa: RUF001  what else
 def program(language: str, name: str) -> str:
     (path,) = (PROGRAMS / language).glob(f"{name}.*")
     return path.read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="module")
-def installed(engine: docker.APIClient, settings: Settings) -> set[str]:
-    return set(list_images(engine, settings.engine.image_prefix))
-
-
-@pytest.fixture(scope="module")
-async def cold_runner(engine: docker.APIClient) -> AsyncIterator[Runner]:
-    """One runner for the whole matrix, which makes a cell when one is wanted."""
-    async with open_runner(load(), warm=False) as opened:
-        yield opened
-
-
-class Run:
-    """Runs programs of a language, or does without where its image is missing."""
-
-    def __init__(self, runner: Runner, installed: set[str]) -> None:
-        self._runner = runner
-        self._installed = installed
-
-    async def __call__(self, language: str, code: str, **fields: object) -> Outcome:
-        if language not in self._installed:
-            advice = f"no image for {language}; run `codecell images build --all`"
-            if os.environ.get("CI") == "true":
-                pytest.fail(advice)
-            pytest.skip(advice)
-        request = Request(language=language, code=code, **fields)  # type: ignore[arg-type]
-        return await self._runner.execute(request)
-
-
-@pytest.fixture
-def run(cold_runner: Runner, installed: set[str]) -> Run:
-    return Run(cold_runner, installed)
 
 
 def said(outcome: Outcome) -> str:

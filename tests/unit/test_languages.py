@@ -15,7 +15,11 @@ from codecell.settings import Settings, load
 
 MIB = 1024 * 1024
 PROGRAMS = Path(__file__).parents[1] / "languages"
-ZIG = {"image": "registry.example/zig:1", "file_name": "main.zig", "run": ["/usr/bin/zig", "{main}"]}
+ZIG = {
+    "image": "registry.example/zig:1",
+    "file_name": "main.zig",
+    "run": ["/usr/bin/zig", "{main}"],
+}
 
 
 def with_language(name: str = "zig", **values: Any) -> Settings:
