@@ -7,10 +7,10 @@ from codecell.model import Launch, Standby
 MIB = 1024 * 1024
 BINARY = (f"{SANDBOX}/{{stem}}",)
 GCC_OPTIONS = ("-O2", "-Wall", "-o", f"{SANDBOX}/{{stem}}", "{main}")
-# The heap may grow as large as the cell, so that the kernel, whose counter can't be forged, ends
-# what needs more; it is given back early, so that garbage alone is no reason.
+# The heap may grow past the cell, so that the kernel, whose counter can't be forged, ends what needs
+# more; it grows late and is given back early, so that garbage alone is no reason.
 JVM_HEAP = (
-    "-Xmx{memory_mib}m",
+    "-Xmx{heap_mib}m",
     "-XX:MinHeapFreeRatio=10",
     "-XX:MaxHeapFreeRatio=20",
     "-XX:+UseSerialGC",
@@ -18,7 +18,6 @@ JVM_HEAP = (
     "-Xshare:auto",
 )
 KOTLIN_LIBRARY = "/usr/share/java/kotlin-stdlib.jar"
-NODE_HEAP = "--max-old-space-size={memory_mib}"
 
 # Calls main/1 with the arguments, main/0 or start/0, whichever there is; a failure is told.
 ERLANG_START = """
@@ -56,7 +55,7 @@ COMPILED = (
             source="standby_tsc.js",
             file=f"{TMP}/.standby.js",
         ),
-        run=("/usr/bin/node", NODE_HEAP, f"{SANDBOX}/{{stem}}.js"),
+        run=("/usr/bin/node", f"{SANDBOX}/{{stem}}.js"),
         version=("/usr/bin/tsc", "--version"),
         preinstalled=("Node.js built-in modules", "@types/node"),
         notes="Checked by the TypeScript compiler (strict), run by Node.js as a CommonJS module.",

@@ -11,7 +11,7 @@ from codecell.naming import Rule
 SANDBOX = "/sandbox"
 TMP = "/tmp"  # noqa: S108  the cell's own tmpfs, not this machine's
 PYTHON = "/usr/bin/python3"
-PLACEHOLDERS = ("{main}", "{stem}", "{entry}", "{memory_mib}")
+PLACEHOLDERS = ("{main}", "{stem}", "{entry}", "{memory_mib}", "{heap_mib}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +20,8 @@ class Language:
 
     Commands are argument vectors, never shell lines. In them {main} is the program's path, {stem}
     its name without the extension, {entry} the name it is started by (a Java class with its
-    package), {memory_mib} the cell's memory.
+    package), {memory_mib} the cell's memory, {heap_mib} a quarter more: a heap of that size is
+    bounded by the kernel, whose counter proves why a program was ended.
 
     Attributes:
         id: the name in requests and of the folder in images/.

@@ -13,10 +13,6 @@ __all__ = ["DEFAULT_SET", "LANGUAGES", "SANDBOX", "TMP", "Language", "Languages"
 
 DEFAULT_SET = ("python", "javascript", "bash")
 
-# A heap as large as the cell: the kernel ends a program that needs more, and its counter is the
-# proof of why. Node's own smaller limit would end it with SIGABRT, as any program can end itself.
-HEAP = "--max-old-space-size={memory_mib}"
-
 _WARM = (
     Language(
         id="python",
@@ -37,9 +33,9 @@ _WARM = (
         extensions=(".js", ".mjs", ".cjs"),
         file_name="main.js",
         launch=Launch.STANDBY,
-        run=("/usr/bin/node", HEAP, "{main}"),
+        run=("/usr/bin/node", "{main}"),
         standby=Standby(
-            command=("/usr/bin/node", HEAP, f"{TMP}/.standby.js"),
+            command=("/usr/bin/node", f"{TMP}/.standby.js"),
             source="standby.js",
             file=f"{TMP}/.standby.js",
         ),

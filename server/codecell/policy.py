@@ -85,6 +85,7 @@ class Words:
             "{stem}": PurePosixPath(self.file_name).stem,
             "{entry}": self.entry,
             "{memory_mib}": str(self.memory_mib),
+            "{heap_mib}": str(self.memory_mib * 5 // 4),
         }
         pattern = re.compile("|".join(map(re.escape, values)))
         return tuple(pattern.sub(lambda match: values[match[0]], part) for part in command)

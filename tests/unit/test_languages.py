@@ -107,7 +107,7 @@ def test_what_waits_is_told_its_program_alone() -> None:
     (run,) = planned("javascript", args=("a",)).steps
     assert (run.launch, run.argv) == (Launch.STANDBY, ("/usr/bin/node", "/sandbox/main.js", "a"))
     fresh = planned("javascript", env=(("NODE_OPTIONS", ""),)).steps[0]
-    assert fresh.argv == ("/usr/bin/node", "--max-old-space-size=256", "/sandbox/main.js")
+    assert fresh.argv == ("/usr/bin/node", "/sandbox/main.js")
 
 
 def test_a_placeholder_in_the_request_stays_what_it_is() -> None:
@@ -125,7 +125,7 @@ def test_a_ceiling_lowers_what_a_language_declares_and_is_named() -> None:
     java = settings.table["java"]
     assert policy.cell_spec(java, settings).limits.memory_bytes == 300 * MIB
     assert any("limits.max_memory" in note for note in policy.lowered(java, settings.limits))
-    assert "-Xmx300m" in planned("java", settings=settings).steps[1].argv
+    assert "-Xmx375m" in planned("java", settings=settings).steps[1].argv
 
 
 # verdicts on a compile step
