@@ -37,7 +37,7 @@ security: setup $(STAMPS)/dev ## The attacks against real cells
 	$(PYTEST) tests/security
 
 images: $(STAMPS)/run ## Build every language's image that is missing or outdated
-	@$(BIN)/codecell images build
+	@$(BIN)/codecell images build --all
 
 schemas: $(STAMPS)/run ## Write tool_schemas/ from the wire models
 	$(BIN)/python -m codecell.schemas tool_schemas

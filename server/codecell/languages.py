@@ -1,52 +1,19 @@
 """The language table: one frozen value per language, one image folder beside each.
 
-A test holds this table and `images/` equal: a new language is one entry here, one folder there.
+A test holds this table and `images/` equal: a new language is one entry here (or in one of the two
+further parts), one folder there.
 """
 
-from dataclasses import dataclass, field
-
+from codecell.compiled import COMPILED
+from codecell.interpreted import INTERPRETED
+from codecell.language import SANDBOX, TMP, Language, Languages
 from codecell.model import Launch, Standby
 
-SANDBOX = "/sandbox"
-TMP = "/tmp"  # noqa: S108  the cell's own tmpfs, not this machine's
+__all__ = ["DEFAULT_SET", "LANGUAGES", "SANDBOX", "TMP", "Language", "Languages"]
+
 DEFAULT_SET = ("python", "javascript", "bash")
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Language:
-    """How one language is run.
-
-    Attributes:
-        id: the name in requests and of the folder in images/.
-        file_name: what the program is called in /sandbox.
-        run: the command, {main} and {args} substituted by position: {main} is the program's path.
-        standby: for `Launch.STANDBY`, what is started ahead of time and waits.
-        start_variables: prefixes of environment variables that only a fresh start obeys; a run that
-            sets one gets its own process.
-        compile: the command of a compile step, or empty.
-        version: the command that prints the installed version, run once when the image is built.
-        preinstalled: what a program can import beyond the standard library.
-        memory_bytes, pids: own limits where the toolchain needs them.
-    """
-
-    id: str
-    title: str
-    aliases: tuple[str, ...] = ()
-    extensions: tuple[str, ...] = ()
-    file_name: str
-    launch: Launch
-    run: tuple[str, ...]
-    standby: Standby | None = None
-    start_variables: tuple[str, ...] = ()
-    compile: tuple[str, ...] = ()
-    version: tuple[str, ...]
-    preinstalled: tuple[str, ...] = ()
-    memory_bytes: int | None = None
-    pids: int | None = None
-    notes: str = field(default="")
-
-
-_ALL = (
+_WARM = (
     Language(
         id="python",
         title="Python",
@@ -124,4 +91,4 @@ _ALL = (
     ),
 )
 
-LANGUAGES: dict[str, Language] = {language.id: language for language in _ALL}
+LANGUAGES = Languages((*_WARM, *COMPILED, *INTERPRETED))

@@ -63,6 +63,7 @@ class Link:
         self.caller: str | None = None  # whose cell it is, from its first lease on
         self.stale = False  # not used since the pool last looked
         self.idle_bytes = TYPICAL_BYTES
+        self.wiping = False  # whether the last step asked for the cell to be wiped behind it
         self.went = False  # whether the current run's program was told to go
         self.lost: SandboxError | None = None
         self._ready = anyio.Event()
@@ -153,7 +154,9 @@ class Link:
             raise self.lost
         self.runs += 1
         self.went = False
-        again = self.spec.reuse == "caller"
+        # Only a program's end is the end of a run: what a compile step made must stay.
+        again = self.spec.reuse == "caller" and step.kind == "run"
+        self.wiping = again
         if again:
             self._ready = anyio.Event()
         keep = limits.output_chars * UTF8_MAX

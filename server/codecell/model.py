@@ -80,6 +80,7 @@ class CellSpec:
     launch: Launch
     limits: CellLimits
     standby: Standby | None = None
+    python: str = "/usr/bin/python3"  # what the agent runs on
     runtime: str | None = None  # OCI runtime; None is the engine's default
     reuse: Literal["never", "caller"] = "never"
 
@@ -101,6 +102,7 @@ class Step:
     launch: Launch
     argv: tuple[str, ...]
     timeout_s: float
+    env: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +130,6 @@ class Plan:
     files: tuple[File, ...]
     main: str  # absolute path of the program in the cell
     stdin: bytes
-    env: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +185,21 @@ class Captured:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CompileReport:
+    """What the compiler did, apart from the program.
+
+    Attributes:
+        output: its stdout and stderr together, as they came.
+    """
+
+    exit_code: int | None
+    signal: str | None
+    output: Captured
+    usage: Usage
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """The truthful result of one run."""
 
@@ -198,6 +214,7 @@ class Outcome:
     error_message: str | None
     plan: Plan
     isolation: Isolation
+    compile: CompileReport | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,6 +227,7 @@ class LanguageInfo:
     extensions: tuple[str, ...]
     file_name: str
     command: tuple[str, ...]
+    compile_command: tuple[str, ...] = ()
     installed: bool
     version: str | None
     warm_cells: int

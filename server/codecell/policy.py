@@ -1,12 +1,23 @@
 """Pure decisions: request + language + settings -> plan. Nothing a request says widens a limit."""
 
-import difflib
 import math
-import shlex
+import re
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 
 from codecell.errors import RequestError
-from codecell.languages import LANGUAGES, SANDBOX, Language
-from codecell.model import CellLimits, CellSpec, File, Launch, Plan, Request, RunLimits, Step
+from codecell.language import SANDBOX, Language
+from codecell.model import (
+    CellLimits,
+    CellSpec,
+    File,
+    Launch,
+    Plan,
+    Request,
+    RunLimits,
+    Standby,
+    Step,
+)
 from codecell.settings import LimitSettings, Settings
 
 MAX_ARGS, MAX_ENV = 256, 128
@@ -20,72 +31,154 @@ def plan(request: Request, settings: Settings) -> Plan:
     Raises:
         RequestError: in one sentence, what to send instead. Nothing has been touched then.
     """
-    language = find_language(request.language)
+    language = settings.table.find(request.language)
     _check_text("code", request.code, int(settings.limits.code))
     if not request.code.strip():
         raise RequestError("code is empty: send the source text of a complete program")
     _check_text("stdin", request.stdin, int(settings.limits.stdin))
+    if request.args and not language.takes_args:
+        raise RequestError(f"{language.title} programs take no args: send none")
     _check_args(request.args)
     _check_env(request.env)
     limits = run_limits(request.timeout_s, settings.limits)
-    main = f"{SANDBOX}/{language.file_name}"
+    words = Words.of(language, settings, request.code)
     return Plan(
         language=language.id,
         caller=request.caller,
         cell=cell_spec(language, settings),
         limits=limits,
-        steps=(
-            Step(
-                kind="run",
-                launch=_launch(language, request),
-                argv=(*(part.replace("{main}", main) for part in language.run), *request.args),
-                timeout_s=limits.timeout_s,
-            ),
-        ),
-        files=(File(path=language.file_name, content=request.code.encode()),),
-        main=main,
+        steps=(*_compile(language, settings, words), _run(language, request, limits, words)),
+        files=(File(path=words.file_name, content=request.code.encode()),),
+        main=words.main,
         stdin=request.stdin.encode(),
-        env=request.env,
     )
 
 
-def find_language(name: str) -> Language:
-    """Return the language called `name` or one of its aliases.
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What the placeholders of a language's commands stand for, for one program."""
 
-    Raises:
-        RequestError: listing the languages there are and suggesting the nearest.
-    """
-    wanted = name.strip().lower()
-    for language in LANGUAGES.values():
-        if wanted == language.id or wanted in language.aliases:
-            return language
-    names = [n for language in LANGUAGES.values() for n in (language.id, *language.aliases)]
-    near = difflib.get_close_matches(wanted, names, n=1)
-    hint = f" Did you mean {find_language(near[0]).id!r}?" if near else ""
-    known = ", ".join(LANGUAGES)
-    raise RequestError(
-        f"language {name[:40]!r} is not supported. Supported languages: {known}.{hint}"
+    file_name: str
+    entry: str
+    memory_mib: int
+
+    @classmethod
+    def of(cls, language: Language, settings: Settings, code: str = "") -> "Words":
+        """Find them out; a program may say what its file must be called."""
+        path = PurePosixPath(language.file_name)
+        name = language.naming(code) if language.naming else None
+        return cls(
+            file_name=f"{name.stem}{path.suffix}" if name else language.file_name,
+            entry=name.entry if name else path.stem,
+            memory_mib=_cell_limits(language, settings.limits).memory_bytes // 2**20,
+        )
+
+    @property
+    def main(self) -> str:
+        """The program's path in the cell."""
+        return f"{SANDBOX}/{self.file_name}"
+
+    def fill(self, command: tuple[str, ...]) -> tuple[str, ...]:
+        """Put them into a command."""
+        values = {
+            "{main}": self.main,
+            "{stem}": PurePosixPath(self.file_name).stem,
+            "{entry}": self.entry,
+            "{memory_mib}": str(self.memory_mib),
+            "{heap_mib}": str(self.memory_mib * 5 // 4),
+        }
+        pattern = re.compile("|".join(map(re.escape, values)))
+        return tuple(pattern.sub(lambda match: values[match[0]], part) for part in command)
+
+
+def _compile(language: Language, settings: Settings, words: Words) -> tuple[Step, ...]:
+    if not language.compile:
+        return ()
+    command = words.fill(language.compile)
+    if language.compile_launch is not Launch.EXEC:
+        command = (command[0], words.main)
+    return (
+        Step(
+            kind="compile",
+            launch=language.compile_launch,
+            argv=command,
+            timeout_s=compile_timeout_s(language, settings.limits),
+            env=language.compile_env,
+        ),
     )
+
+
+def _run(language: Language, request: Request, limits: RunLimits, words: Words) -> Step:
+    launch = _launch(language, request)
+    command = words.fill(language.run)
+    if launch is not Launch.EXEC:  # what waits was started with its options already
+        command = (command[0], words.main)
+    return Step(
+        kind="run",
+        launch=launch,
+        argv=(*command, *request.args),
+        timeout_s=limits.timeout_s,
+        env=(*language.env, *request.env),
+    )
+
+
+def compile_timeout_s(language: Language, limits: LimitSettings) -> float:
+    """Return a compile step's time limit."""
+    return min(language.compile_timeout_s or limits.compile_timeout_s, limits.max_compile_timeout_s)
 
 
 def cell_spec(language: Language, settings: Settings) -> CellSpec:
     """Return the kind of cell that serves a language."""
-    limits = settings.limits
-    runtime = settings.engine.runtime
     return CellSpec(
         language=language.id,
-        image=f"{settings.engine.image_prefix}/{language.id}:latest",
-        launch=language.launch,
-        standby=language.standby,
-        runtime=runtime,
+        image=image_of(language, settings),
+        launch=language.compile_launch if language.compile else language.launch,
+        standby=_standby(language, settings),
+        python=language.python,
+        runtime=settings.engine.runtime,
         reuse=settings.pool.reuse,
-        limits=CellLimits(
-            memory_bytes=min(language.memory_bytes or int(limits.memory), int(limits.max_memory)),
-            cpus=limits.cpus,
-            pids=min(language.pids or limits.processes, limits.max_processes),
-            sandbox_bytes=int(limits.sandbox),
-            tmp_bytes=int(limits.tmp),
-        ),
+        limits=_cell_limits(language, settings.limits),
+    )
+
+
+def image_of(language: Language, settings: Settings) -> str:
+    """Return the name of the image that a language runs in."""
+    return language.image or f"{settings.engine.image_prefix}/{language.id}:latest"
+
+
+def _standby(language: Language, settings: Settings) -> Standby | None:
+    if language.standby is None:
+        return None
+    command = Words.of(language, settings).fill(language.standby.command)
+    return replace(language.standby, command=command)
+
+
+def _cell_limits(language: Language, limits: LimitSettings) -> CellLimits:
+    """Return a cell's limits: what the language declares, never past a ceiling."""
+    sandbox = language.sandbox_bytes or int(limits.sandbox)
+    tmp = language.tmp_bytes or int(limits.tmp)
+    room = int(limits.max_tmpfs)
+    return CellLimits(
+        memory_bytes=min(language.memory_bytes or int(limits.memory), int(limits.max_memory)),
+        cpus=min(language.cpus or limits.cpus, limits.max_cpus),
+        pids=min(language.pids or limits.processes, limits.max_processes),
+        sandbox_bytes=min(sandbox, room * sandbox // (sandbox + tmp)),
+        tmp_bytes=min(tmp, room * tmp // (sandbox + tmp)),
+    )
+
+
+def lowered(language: Language, limits: LimitSettings) -> tuple[str, ...]:
+    """Name, for the notes, the ceilings that keep a language below what its toolchain wants."""
+    wants = (
+        (language.memory_bytes, "max_memory"),
+        (language.cpus, "max_cpus"),
+        (language.pids, "max_processes"),
+        (language.compile_timeout_s, "max_compile_timeout_s"),
+    )
+    return tuple(
+        f"limits.{ceiling} keeps it below the {want:,} that its toolchain asks for"
+        for want, ceiling in wants
+        if want is not None and want > getattr(limits, ceiling)
     )
 
 
@@ -153,8 +246,3 @@ def _check_env(env: tuple[tuple[str, str], ...]) -> None:
             raise RequestError(f"env[{shown}] contains a NUL character")
     if sum(len(name) + len(value.encode()) for name, value in env) > MAX_ENV_BYTES:
         raise RequestError(f"env is larger than {MAX_ENV_BYTES:,} bytes in all")
-
-
-def shown_command(language: Language) -> str:
-    """Return how a language is run, as a person would type it."""
-    return shlex.join(part.replace("{main}", language.file_name) for part in language.run)

@@ -13,7 +13,6 @@ import structlog
 from anyio.abc import TaskGroup
 
 from codecell.errors import SandboxError
-from codecell.languages import LANGUAGES
 from codecell.link import Link
 from codecell.model import CellSpec
 from codecell.policy import cell_spec
@@ -46,7 +45,7 @@ class Pool:
         self._links: set[Link] = set()
         self._shelves: dict[CellSpec, Shelf] = {}
         for name in settings.pool.languages:
-            self._shelf(cell_spec(LANGUAGES[name], settings), floor=settings.pool.min)
+            self._shelf(cell_spec(settings.table[name], settings), floor=settings.pool.min)
 
     async def keep_ready(self) -> None:
         """Clear up after dead instances, fill the shelves, let idle cells go now and then."""
@@ -86,7 +85,7 @@ class Pool:
         try:
             yield link
             if link.lost is None:
-                after = self._recycle if spec.reuse == "caller" else self._retire
+                after = self._recycle if link.wiping else self._retire
         finally:
             self._leased -= 1
             if not self._closed:  # else all are discarded, and the tasks may be over

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pydantic_core import to_json
 
 from codecell.wire import (
+    CompileOutput,
     ExecuteCodeOutput,
     LanguageOutput,
     LimitsOutput,
@@ -52,25 +53,44 @@ def fit(result: ExecuteCodeOutput) -> ExecuteCodeOutput:
     message = result.error_message
     if message is not None and len(message) > _MAX_MESSAGE_CHARS:
         result = result.model_copy(update={"error_message": message[:_MAX_MESSAGE_CHARS] + "..."})
-    if (len(result.stdout) + len(result.stderr)) * _DEAREST_CHAR < MAX_RESULT_BYTES // 2:
+    texts = _texts(result)
+    if sum(map(len, texts.values())) * _DEAREST_CHAR < MAX_RESULT_BYTES // 2:
         return result
-    bare = result.model_copy(update={"stdout": "", "stderr": ""})
+    bare = _with_texts(result, dict.fromkeys(texts, ""))
     room = MAX_RESULT_BYTES - _ENVELOPE_BYTES - wire_bytes(bare)
-    wanted = (_cost(result.stdout), _cost(result.stderr))
-    if sum(wanted) <= room:
+    costs = {name: _cost(text) for name, text in texts.items()}
+    if sum(costs.values()) <= room:
         return result
-    # Half each, and what one stream leaves unused goes to the other.
-    stdout_room = max(room // 2, room - wanted[1])
-    stdout = _prefix(result.stdout, stdout_room)
-    stderr = _prefix(result.stderr, room - _cost(stdout))
-    return result.model_copy(
-        update={
-            "stdout": stdout,
-            "stderr": stderr,
-            "stdout_truncated": result.stdout_truncated or len(stdout) < len(result.stdout),
-            "stderr_truncated": result.stderr_truncated or len(stderr) < len(result.stderr),
-        }
-    )
+    # Equal shares, and what the smaller texts leave unused goes to the larger.
+    kept: dict[str, str] = {}
+    for name in sorted(texts, key=lambda name: costs[name]):
+        kept[name] = _prefix(texts[name], room // (len(texts) - len(kept)))
+        room -= _cost(kept[name])
+    return _with_texts(result, kept)
+
+
+def _texts(result: ExecuteCodeOutput) -> dict[str, str]:
+    """Return what a result quotes, by where it stands."""
+    texts = {"stdout": result.stdout, "stderr": result.stderr}
+    if result.compile is not None:
+        texts["compile"] = result.compile.output
+    return texts
+
+
+def _with_texts(result: ExecuteCodeOutput, texts: dict[str, str]) -> ExecuteCodeOutput:
+    """Put shortened texts into a result and flag them."""
+    update: dict[str, object] = {}
+    for name in ("stdout", "stderr"):
+        text, whole = texts[name], getattr(result, name)
+        flag = f"{name}_truncated"
+        update |= {name: text, flag: getattr(result, flag) or len(text) < len(whole)}
+    if result.compile is not None:
+        text, whole = texts["compile"], result.compile.output
+        truncated = result.compile.output_truncated or len(text) < len(whole)
+        update["compile"] = result.compile.model_copy(
+            update={"output": text, "output_truncated": truncated}
+        )
+    return result.model_copy(update=update)
 
 
 def wire_bytes(result: ExecuteCodeOutput) -> int:
@@ -99,7 +119,13 @@ def _prefix(text: str, room: int) -> str:
 def result_text(result: ExecuteCodeOutput) -> str:
     """Write a result for a model that sees only text: the program's output, then the facts."""
     stdout, stderr = harmless(result.stdout), harmless(result.stderr)
-    parts = [_ended(stdout)]
+    parts = []
+    if result.compile is not None and result.compile.output:
+        said = harmless(result.compile.output)
+        parts += [f"--- compiler output of run {result.run_id} ---\n", _ended(said)]
+        if stdout:
+            parts += [f"--- stdout of run {result.run_id} ---\n"]
+    parts += [_ended(stdout)]
     if stderr:
         parts += [f"--- stderr of run {result.run_id} ---\n", _ended(stderr)]
     parts += [f"--- result of run {result.run_id} ---\n", "\n".join(facts(result))]
@@ -120,6 +146,8 @@ def facts(result: ExecuteCodeOutput) -> Iterable[str]:
     yield ending
     if result.error_message is not None:
         yield f"error: {harmless(result.error_message)}"
+    if result.compile is not None:
+        yield f"compile: {_compile(result.compile)}"
     yield "stdout: " + _stream(
         result.stdout, result.stdout_bytes, result.stdout_truncated, result.stdout_repaired
     )
@@ -136,6 +164,16 @@ def facts(result: ExecuteCodeOutput) -> Iterable[str]:
     yield (
         f"isolation: runtime {isolation.runtime}, image {isolation.image} "
         f"({isolation.image_digest}), network {isolation.network}"
+    )
+
+
+def _compile(step: CompileOutput) -> str:
+    ending = f"exit code {step.exit_code}" if step.signal is None else f"ended by {step.signal}"
+    said = _stream(step.output, step.output_bytes, step.output_truncated, step.output_repaired)
+    usage = step.usage
+    return (
+        f"{ending}, output {said}, {usage.wall_s:.3f} s of {step.timeout_s:g} s, "
+        f"CPU {usage.cpu_s:.3f} s, peak memory {size(usage.peak_memory_bytes)}"
     )
 
 
@@ -178,7 +216,11 @@ def languages_text(result: ListLanguagesOutput) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     )
-    return "\n".join([table, *_details(result.languages)])
+    lines = [table, *_details(result.languages)]
+    if result.not_installed:
+        names = ", ".join(result.not_installed)
+        lines.append(f"not installed (`codecell images build NAME` makes them ready): {names}")
+    return "\n".join(lines)
 
 
 def _row(language: LanguageOutput) -> tuple[str, ...]:

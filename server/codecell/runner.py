@@ -11,10 +11,11 @@ from codecell import policy
 from codecell.admission import Admission
 from codecell.errors import CellLost, SandboxError
 from codecell.frames import Kind, encode_job, encode_shell_job
-from codecell.languages import LANGUAGES, SANDBOX
+from codecell.language import SANDBOX
 from codecell.link import Link
 from codecell.model import (
     Captured,
+    CompileReport,
     Ending,
     Facts,
     File,
@@ -77,20 +78,27 @@ class Runner:
     async def _attempt(self, plan: Plan, tale: "_Tale") -> Facts:
         async with self._pool.lease(plan.cell, plan.caller) as link:
             tale.isolation = link.cell.isolation
-            try:
-                return await self._steps(link, plan, tale)
-            finally:
-                tale.went = link.went
+            return await self._steps(link, plan, tale)
 
     async def _steps(self, link: Link, plan: Plan, tale: "_Tale") -> Facts:
+        """Run the steps one after the other in one cell; the first that fails is the last."""
         facts = Facts(ending=Ending.EXITED, exit_code=0)
         files = plan.files
         for step in plan.steps:
-            job = _job(step, plan, files)
-            facts = await link.run(
-                step, job=job, stdin=plan.stdin, limits=plan.limits, on_output=tale.take
-            )
-            if facts.exit_code != 0:
+            tale.begin(step)
+            try:
+                facts = await link.run(
+                    step,
+                    job=_job(step, plan, files),
+                    stdin=plan.stdin if step.kind == "run" else b"",
+                    limits=plan.limits,
+                    on_output=tale.take,
+                )
+            finally:
+                tale.went = tale.went or link.went
+            if step.kind == "compile":
+                tale.compiled(facts)
+            if facts.ending is not Ending.EXITED or facts.exit_code != 0:
                 break
             files = ()
         return facts
@@ -104,7 +112,8 @@ class Runner:
         images = await self._pool.backend.images()
         limits = policy.run_limits(None, self._settings.limits)
         found = []
-        for language in LANGUAGES.values():
+        for language in self._settings.table.values():
+            words = policy.Words.of(language, self._settings)
             spec = policy.cell_spec(language, self._settings)
             image = images.get(language.id)
             found.append(
@@ -114,9 +123,8 @@ class Runner:
                     aliases=language.aliases,
                     extensions=language.extensions,
                     file_name=language.file_name,
-                    command=tuple(
-                        part.replace("{main}", language.file_name) for part in language.run
-                    ),
+                    command=words.fill(language.run),
+                    compile_command=words.fill(language.compile),
                     installed=image is not None,
                     version=image.version if image else None,
                     warm_cells=self._pool.ready(spec),
@@ -124,7 +132,11 @@ class Runner:
                     limits=limits,
                     max_timeout_s=self._settings.limits.max_timeout_s,
                     cell_limits=spec.limits,
-                    notes=language.notes,
+                    notes="; ".join(
+                        filter(
+                            None, (language.notes, *policy.lowered(language, self._settings.limits))
+                        )
+                    ),
                 )
             )
         return tuple(found)
@@ -132,7 +144,7 @@ class Runner:
 
 def _job(step: Step, plan: Plan, files: tuple[File, ...]) -> bytes:
     """Return what the waiting process of a step is told."""
-    env = dict(plan.env)
+    env = dict(step.env)
     argv = step.argv if step.launch is Launch.EXEC else step.argv[1:]
     standby = plan.cell.standby
     if step.launch is Launch.STANDBY and standby is not None and standby.job == "shell":
@@ -150,16 +162,39 @@ class _Tale:
         self.isolation = Isolation(
             runtime=plan.cell.runtime or "default", image=plan.cell.image, image_digest=""
         )
-        self._streams = {
-            Kind.STDOUT: Capture(plan.limits.output_chars),
-            Kind.STDERR: Capture(plan.limits.output_chars),
-        }
+        self._step = plan.steps[-1]
+        self._compile: CompileReport | None = None
+        self._streams: dict[Kind, Capture] = {}
+
+    def begin(self, step: Step) -> None:
+        """Take what comes from now on for the output of this step."""
+        most = self.plan.limits.output_chars
+        self._step = step
+        out = Capture(most)
+        err = out if step.kind == "compile" else Capture(most)
+        self._streams = {Kind.STDOUT: out, Kind.STDERR: err}
 
     def take(self, stream: Kind, data: bytes) -> None:
         self._streams[stream].add(data)
 
+    def compiled(self, facts: Facts) -> None:
+        """Put away what the compiler did and said; nothing of it is the program's."""
+        output = self._captured(Kind.STDOUT, facts.stdout_bytes + facts.stderr_bytes)
+        self._compile = CompileReport(
+            exit_code=facts.exit_code,
+            signal=signal_name(facts.signal) if facts.signal is not None else None,
+            output=output,
+            usage=facts.usage,
+            timeout_s=self._step.timeout_s,
+        )
+        self._streams = {}
+
     def outcome(self, facts: Facts, elapsed_s: float) -> Outcome:
-        status, message = verdict(facts, self.plan)
+        status, message = verdict(facts, self.plan, self._step)
+        if self._step.kind == "compile":  # the program never ran
+            return self._outcome(
+                status=status, message=message, facts=None, usage=Usage(), elapsed_s=elapsed_s
+            )
         usage = facts.usage
         if usage == Usage():  # the cell died with its agent: only our own clock is left
             usage = replace(usage, wall_s=elapsed_s)
@@ -202,14 +237,24 @@ class _Tale:
             error_message=message,
             plan=self.plan,
             isolation=self.isolation,
+            compile=self._compile,
         )
 
     def _captured(self, stream: Kind, total: int | None) -> Captured:
-        return self._streams[stream].finish(total)
+        capture = self._streams.get(stream)
+        return capture.finish(total) if capture else Captured()
 
 
-def verdict(facts: Facts, plan: Plan) -> tuple[Status, str | None]:
-    """Turn facts into a status and one sentence; pure, and blind to what the program printed."""
+def verdict(facts: Facts, plan: Plan, step: Step | None = None) -> tuple[Status, str | None]:
+    """Turn facts into a status and one sentence; pure, and blind to what was printed.
+
+    Args:
+        facts: of the last step that ran.
+        plan: what was to be done.
+        step: that step; by default the program's own.
+    """
+    if step is not None and step.kind == "compile":
+        return _compile_verdict(facts, plan, step)
     memory = f"{plan.cell.limits.memory_bytes // 2**20} MiB"
     match facts.ending:
         case Ending.CANCELLED:
@@ -233,6 +278,34 @@ def verdict(facts: Facts, plan: Plan) -> tuple[Status, str | None]:
             return Status.EXECUTION_ERROR, f"The program was killed by {name}."
         case _:
             return Status.EXECUTION_ERROR, f"The program exited with code {facts.exit_code}."
+
+
+def _compile_verdict(facts: Facts, plan: Plan, step: Step) -> tuple[Status, str | None]:
+    memory = f"{plan.cell.limits.memory_bytes // 2**20} MiB"
+    match facts.ending:
+        case Ending.CANCELLED:
+            return Status.CANCELLED, "The run was cancelled while the program was being compiled."
+        case Ending.TIMEOUT:
+            return Status.TIMEOUT, f"Compilation timed out after {step.timeout_s:g} seconds."
+        case Ending.OUTPUT_LIMIT:
+            most = plan.limits.output_kill_bytes
+            return (
+                Status.OUTPUT_LIMIT,
+                f"The compiler printed more than {most:,} bytes and was ended.",
+            )
+        case Ending.OUT_OF_MEMORY:
+            return Status.OUT_OF_MEMORY, f"The compiler ran out of the cell's {memory} of memory."
+        case Ending.EXITED if facts.oom_kills and facts.exit_code != 0:
+            return Status.OUT_OF_MEMORY, f"The compiler ran out of the cell's {memory} of memory."
+    how = (
+        f"was killed by {signal_name(facts.signal)}"
+        if facts.signal is not None
+        else f"exited with code {facts.exit_code}"
+    )
+    return (
+        Status.COMPILE_ERROR,
+        f"The program did not compile (the compiler {how}); see compile.output.",
+    )
 
 
 def signal_name(number: int) -> str:

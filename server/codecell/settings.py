@@ -6,13 +6,15 @@ table (`codecell settings --markdown`, compared in the tests).
 
 import math
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ByteSize,
@@ -30,7 +32,9 @@ from pydantic_settings import (
 )
 
 from codecell.errors import ConfigurationError
+from codecell.language import PLACEHOLDERS, Language, Languages
 from codecell.languages import DEFAULT_SET, LANGUAGES
+from codecell.model import Launch
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -59,6 +63,12 @@ class LimitSettings(Section):
 
     timeout_s: Seconds = Field(30.0, description="Default time limit of a run, in seconds")
     max_timeout_s: Seconds = Field(300.0, description="Ceiling for a request's timeout, in seconds")
+    compile_timeout_s: Seconds = Field(
+        60.0, description="Default time limit of a compile step, in seconds"
+    )
+    max_compile_timeout_s: Seconds = Field(
+        300.0, description="Ceiling for the compile time limit that a language may declare"
+    )
     memory: Size = Field(ByteSize(256 * MIB), description="Memory of a cell; swap is never added")
     max_memory: Size = Field(
         ByteSize(2048 * MIB), description="Ceiling for the memory a language may declare"
@@ -90,6 +100,7 @@ class LimitSettings(Section):
     def _defaults_within_ceilings(self) -> Self:
         pairs = (
             ("timeout_s", "max_timeout_s"),
+            ("compile_timeout_s", "max_compile_timeout_s"),
             ("memory", "max_memory"),
             ("cpus", "max_cpus"),
             ("processes", "max_processes"),
@@ -116,17 +127,10 @@ class RunSettings(Section):
     )
 
 
-def _known_languages(names: tuple[str, ...]) -> tuple[str, ...]:
-    for name in names:
-        if name not in LANGUAGES:
-            raise ValueError(f"unknown language {name!r}; known: {', '.join(LANGUAGES)}")
-    return names
-
-
 class PoolSettings(Section):
     """Cells kept ready before anyone asks."""
 
-    languages: Annotated[tuple[str, ...], AfterValidator(_known_languages)] = Field(
+    languages: tuple[str, ...] = Field(
         DEFAULT_SET, description="Languages whose cells are made ahead of time"
     )
     min: Annotated[int, Field(ge=0, le=256)] = Field(
@@ -172,6 +176,86 @@ class EngineSettings(Section):
     timeout_s: Seconds = Field(30.0, description="Deadline of every call to the engine, in seconds")
 
 
+Command = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+#._-]{0,31}$")]
+Variables = dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], str]
+
+
+class LanguageSettings(Section):
+    """One `[languages.NAME]`: a language of the operator's, or a change to one of ours."""
+
+    title: str | None = Field(None, description="Name for people")
+    aliases: tuple[Name, ...] | None = Field(None, description="Other names that are accepted")
+    extensions: tuple[Annotated[str, Field(pattern=r"^\.[^./\s]+$")], ...] | None = Field(
+        None, description="File name extensions, for the command-line's guess"
+    )
+    image: Annotated[str, Field(pattern=r"^[\w][\w./:@-]*$")] | None = Field(
+        None, description="Image that has the toolchain and a python3; never fetched"
+    )
+    python: Annotated[str, Field(pattern=r"^/?[\w./-]+$")] | None = Field(
+        None, description="The image's Python 3.9 or newer, for codecell's agent"
+    )
+    file_name: Annotated[str, Field(pattern=r"^[\w-][\w.-]*$")] | None = Field(
+        None, description="What the program is called in /sandbox"
+    )
+    compile: Command | None = Field(None, description="Command of the compile step")
+    run: Command | None = Field(None, description="Command that runs the program")
+    compile_env: Variables | None = Field(None, description="Environment of the compile step")
+    env: Variables | None = Field(None, description="Environment of the program")
+    memory: Size | None = Field(None, description="Memory of its cells")
+    cpus: Annotated[float, Field(gt=0, le=64)] | None = Field(None, description="CPUs of its cells")
+    processes: Count | None = Field(None, description="Processes and threads in its cells")
+    sandbox: Size | None = Field(None, description="Size of /sandbox")
+    tmp: Size | None = Field(None, description="Size of /tmp")
+    compile_timeout_s: Seconds | None = Field(None, description="Time limit of the compile step")
+    notes: str | None = Field(None, description="What list_languages says about it")
+
+    @model_validator(mode="after")
+    def _commands_can_be_executed(self) -> Self:
+        for key in ("compile", "run"):
+            command: tuple[str, ...] = getattr(self, key) or ()
+            if command and not command[0].startswith(("/", "{")):
+                raise ValueError(f"{key} must begin with an absolute path, such as /usr/bin/env")
+            for unknown in re.findall(r"\{\w*\}", " ".join(command)):
+                if unknown not in PLACEHOLDERS:
+                    raise ValueError(
+                        f"{key} has the unknown placeholder {unknown}; "
+                        f"known: {', '.join(PLACEHOLDERS)}"
+                    )
+        return self
+
+    def apply(self, name: str, known: Language | None) -> Language:
+        """Return the language that this describes.
+
+        Raises:
+            ValueError: it is new and lacks what a new one needs.
+        """
+        given = {key: value for key, value in self if value is not None}
+        renamed = {
+            "memory": "memory_bytes", "processes": "pids",
+            "sandbox": "sandbox_bytes", "tmp": "tmp_bytes",
+        }  # fmt: skip
+        values: dict[str, Any] = {renamed.get(key, key): value for key, value in given.items()}
+        for key in ("env", "compile_env"):
+            if key in values:
+                values[key] = tuple(values[key].items())
+        if known is None:
+            for key in ("image", "file_name", "run"):
+                if key not in values:
+                    raise ValueError(f"languages.{name}.{key} is required for a new language")
+            values = {"id": name, "title": name, "python": "python3", **values}
+            return Language(**values)
+        if "run" in values:  # what waits would still be the old one
+            values["launch"] = Launch.EXEC
+        if "compile" in values:
+            values["compile_launch"] = Launch.EXEC
+        if "image" in values:
+            values.setdefault("python", "python3")
+        if not {"run", "compile"}.isdisjoint(values):
+            values["standby"] = None
+        return replace(known, **values)
+
+
 class LogSettings(Section):
     """Log lines go to stderr as JSON."""
 
@@ -197,6 +281,50 @@ class Settings(BaseSettings):
     pool: PoolSettings = PoolSettings()
     engine: EngineSettings = EngineSettings()
     log: LogSettings = LogSettings()
+    languages: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")], LanguageSettings] = (
+        Field(default={}, description="Languages added or changed")
+    )
+
+    @cached_property
+    def table(self) -> Languages:
+        """The languages of this server: ours and the operator's."""
+        ours = [
+            self.languages[name].apply(name, language) if name in self.languages else language
+            for name, language in LANGUAGES.items()
+        ]
+        new = [
+            given.apply(name, None)
+            for name, given in self.languages.items()
+            if name not in LANGUAGES
+        ]
+        return Languages([*ours, *new])
+
+    @model_validator(mode="after")
+    def _languages_fit(self) -> Self:
+        for name in self.pool.languages:
+            if name not in self.table:
+                raise ValueError(
+                    f"pool.languages: unknown language {name!r}; known: {', '.join(self.table)}"
+                )
+        pairs = (
+            ("memory", "max_memory"),
+            ("cpus", "max_cpus"),
+            ("processes", "max_processes"),
+            ("compile_timeout_s", "max_compile_timeout_s"),
+        )
+        for name, given in self.languages.items():
+            for key, ceiling in pairs:
+                value, most = getattr(given, key), getattr(self.limits, ceiling)
+                if value is not None and value > most:
+                    raise ValueError(
+                        f"languages.{name}.{key} is larger than its ceiling limits.{ceiling}"
+                    )
+            sandbox, tmp = given.sandbox or self.limits.sandbox, given.tmp or self.limits.tmp
+            if sandbox + tmp > self.limits.max_tmpfs:
+                raise ValueError(
+                    f"languages.{name}.sandbox and tmp together are larger than limits.max_tmpfs"
+                )
+        return self
 
 
 def load(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> Settings:
@@ -262,6 +390,8 @@ def rows() -> Iterator[tuple[str, str, str]]:
     """Yield (key, default, meaning) of every setting, for the README's generated table."""
     for section, field in Settings.model_fields.items():
         model = field.annotation
+        if section == "languages":
+            model, section = LanguageSettings, "languages.NAME"
         if not (isinstance(model, type) and issubclass(model, BaseModel)):
             continue
         for name, info in model.model_fields.items():

@@ -26,7 +26,6 @@ from pydantic import BaseModel, ValidationError
 
 from codecell import __version__
 from codecell.errors import BusyError, RequestError, SandboxError
-from codecell.languages import LANGUAGES
 from codecell.model import LanguageInfo, Outcome, Request, Status
 from codecell.render import fit, languages_text, result_text, size
 from codecell.settings import Settings
@@ -154,8 +153,8 @@ def tool_definitions(settings: Settings) -> list[Tool]:
 def _execute_description(settings: Settings) -> str:
     limits = settings.limits
     return (
-        f"Run a complete program ({', '.join(LANGUAGES)}) in an isolated sandbox and return its "
-        "stdout, stderr, exit code and resource usage; use it to compute, test code or process "
+        f"Run a complete program ({', '.join(settings.table)}) in an isolated sandbox and return "
+        "its stdout, stderr, exit code and resource usage; use it to compute, test code or process "
         "text.\n"
         "- Every call starts clean: no files, variables or processes are left from earlier calls.\n"
         "- No network. The working directory is /sandbox; /sandbox and /tmp are writable, the rest "

@@ -11,7 +11,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from codecell.model import CellLimits, LanguageInfo, Outcome, Request, RunLimits, Status
+from codecell.model import (
+    CellLimits,
+    CompileReport,
+    LanguageInfo,
+    Outcome,
+    Request,
+    RunLimits,
+    Status,
+    Usage,
+)
 
 _SHOWN_ERRORS = 5
 _SHOWN_NAME = 40
@@ -94,14 +103,27 @@ class IsolationOutput(WireOutput):
     network: Literal["none"] = Field(description="Network access: none.")
 
 
+class CompileOutput(WireOutput):
+    """What the compiler did."""
+
+    exit_code: int | None = Field(description="Its exit code, null if it was stopped.")
+    signal: str | None = Field(description="Signal that ended it, or null.")
+    output: str = Field(description="What it printed: errors, and warnings on success too.")
+    output_bytes: int = Field(description="Bytes it printed in all, kept or not.")
+    output_truncated: bool = Field(description="output holds less than was printed.")
+    output_repaired: bool = Field(description="output was not valid UTF-8, as in stdout_repaired.")
+    timeout_s: float = Field(description="Its own time limit in seconds.")
+    usage: UsageOutput = Field(description="What it cost.")
+
+
 class ExecuteCodeOutput(WireOutput):
     """Result of one run. A program that fails is still a complete result."""
 
     run_id: str = Field(description="Id of this run.")
     status: Status = Field(
         description="success: exit code 0. execution_error: non-zero exit or signal. "
-        "compile_error. timeout, out_of_memory, output_limit: stopped at that limit. cancelled. "
-        "setup_error: the server's fault, not the program's."
+        "compile_error: it never ran, see compile. timeout, out_of_memory, "
+        "output_limit: stopped at that limit. cancelled. setup_error: the server's fault, not the program's."
     )
     exit_code: int | None = Field(description="Exit code, null if it did not exit by itself.")
     signal: str | None = Field(description="Signal that ended it, such as SIGSEGV, or null.")
@@ -119,6 +141,9 @@ class ExecuteCodeOutput(WireOutput):
     )
     execution_time: float = Field(description="Seconds from call to result, waiting included.")
     error_message: str | None = Field(description="What went wrong, in one sentence, or null.")
+    compile: CompileOutput | None = Field(
+        description="The compile step, apart from the run; null for a language without one."
+    )
     usage: UsageOutput = Field(description="What the run cost, from the kernel's counters.")
     limits: LimitsOutput = Field(description="Limits as applied to this run.")
     isolation: IsolationOutput = Field(description="Confinement that really applied.")
@@ -134,6 +159,7 @@ class LanguageOutput(WireOutput):
     installed: bool = Field(description="Whether it can be run now.")
     file_name: str = Field(description="What the program is called in /sandbox.")
     command: list[str] = Field(description="How the program is run.")
+    compile_command: list[str] = Field(description="How it is compiled first; empty if it isn't.")
     warm: bool = Field(description="Whether a sandbox is ready, so that a run starts at once.")
     warm_cells: int = Field(description="How many are ready.")
     preinstalled: list[str] = Field(description="What a program can use.")
@@ -145,7 +171,10 @@ class LanguageOutput(WireOutput):
 class ListLanguagesOutput(WireOutput):
     """Every language the server knows."""
 
-    languages: list[LanguageOutput] = Field(description="One entry per language.")
+    languages: list[LanguageOutput] = Field(description="One entry per installed language.")
+    not_installed: list[str] = Field(
+        description="Ids of languages that could be run if the operator built their images."
+    )
 
 
 def to_request(arguments: ExecuteCodeInput, caller: str) -> Request:
@@ -178,11 +207,8 @@ def from_outcome(outcome: Outcome) -> ExecuteCodeOutput:
         stderr_repaired=outcome.stderr.repaired,
         execution_time=round(outcome.execution_time_s, 6),
         error_message=outcome.error_message,
-        usage=UsageOutput(
-            wall_s=round(outcome.usage.wall_s, 6),
-            cpu_s=round(outcome.usage.cpu_s, 6),
-            peak_memory_bytes=outcome.usage.peak_memory_bytes,
-        ),
+        compile=_compile(outcome.compile) if outcome.compile else None,
+        usage=_usage(outcome.usage),
         limits=_limits(outcome.plan.limits, outcome.plan.cell.limits),
         isolation=IsolationOutput(
             runtime=outcome.isolation.runtime,
@@ -193,9 +219,33 @@ def from_outcome(outcome: Outcome) -> ExecuteCodeOutput:
     )
 
 
+def _usage(usage: Usage) -> UsageOutput:
+    return UsageOutput(
+        wall_s=round(usage.wall_s, 6),
+        cpu_s=round(usage.cpu_s, 6),
+        peak_memory_bytes=usage.peak_memory_bytes,
+    )
+
+
+def _compile(report: CompileReport) -> CompileOutput:
+    return CompileOutput(
+        exit_code=report.exit_code,
+        signal=report.signal,
+        output=report.output.text,
+        output_bytes=report.output.total_bytes,
+        output_truncated=report.output.truncated,
+        output_repaired=report.output.repaired,
+        timeout_s=report.timeout_s,
+        usage=_usage(report.usage),
+    )
+
+
 def from_languages(infos: tuple[LanguageInfo, ...]) -> ListLanguagesOutput:
     """State what is installed in the terms of the contract."""
-    return ListLanguagesOutput(languages=[_from_language(info) for info in infos])
+    return ListLanguagesOutput(
+        languages=[_from_language(info) for info in infos if info.installed],
+        not_installed=[info.id for info in infos if not info.installed],
+    )
 
 
 def _from_language(info: LanguageInfo) -> LanguageOutput:
@@ -207,6 +257,7 @@ def _from_language(info: LanguageInfo) -> LanguageOutput:
         installed=info.installed,
         file_name=info.file_name,
         command=list(info.command),
+        compile_command=list(info.compile_command),
         warm=info.warm_cells > 0,
         warm_cells=info.warm_cells,
         preinstalled=list(info.preinstalled),

@@ -18,6 +18,7 @@ from codecell.render import (
     size,
 )
 from codecell.wire import (
+    CompileOutput,
     ExecuteCodeOutput,
     IsolationOutput,
     LanguageOutput,
@@ -48,6 +49,7 @@ def result(stdout: str = "", stderr: str = "", **changes: Any) -> ExecuteCodeOut
         "stderr_repaired": False,
         "execution_time": 0.25,
         "error_message": None,
+        "compile": None,
         "usage": UsageOutput(wall_s=0.2, cpu_s=0.1, peak_memory_bytes=10 << 20),
         "limits": LIMITS,
         "isolation": IsolationOutput(
@@ -95,6 +97,35 @@ def test_a_failure_in_full() -> None:
     assert "error: The program was killed by SIGSEGV.\n" in text
     assert "stdout: 500000 bytes, truncated: 7 characters are shown\n" in text
     assert "stderr: 10 bytes, was not valid UTF-8: bad bytes are shown as \ufffd\n" in text
+
+
+def compiled(output: str, exit_code: int = 0) -> CompileOutput:
+    return CompileOutput(
+        exit_code=exit_code, signal=None, output=output, output_bytes=len(output.encode()),
+        output_truncated=False, output_repaired=False, timeout_s=60,
+        usage=UsageOutput(wall_s=0.5, cpu_s=0.4, peak_memory_bytes=20 << 20),
+    )  # fmt: skip
+
+
+def test_what_the_compiler_said_stands_apart() -> None:
+    text = result_text(result("hello\n", compile=compiled("main.c:1:1: warning\n")))
+    assert text.startswith(
+        "--- compiler output of run 0123456789abcdef ---\nmain.c:1:1: warning\n"
+        "--- stdout of run 0123456789abcdef ---\nhello\n"
+        "--- result of run 0123456789abcdef ---\nstatus: success, exit code 0\n"
+        "compile: exit code 0, output 20 bytes, 0.500 s of 60 s, CPU 0.400 s, peak memory 20 MiB\n"
+    )
+    silent = result_text(result("hello\n", compile=compiled("")))
+    assert silent.startswith("hello\n--- result of run")
+
+
+def test_three_large_texts_fit() -> None:
+    large = result("x" * 400_000, "y" * 400_000, compile=compiled("\x1b" * 400_000))
+    fitted = fit(large)
+    assert wire_bytes(fitted) < MAX_RESULT_BYTES
+    assert fitted.compile is not None
+    assert fitted.compile.output_truncated
+    assert min(map(len, (fitted.stdout, fitted.stderr, fitted.compile.output))) > 10_000
 
 
 def test_a_program_can_not_forge_the_verdict() -> None:
@@ -189,8 +220,8 @@ def test_any_result_fits(out: list[tuple[str, int]], err: list[tuple[str, int]])
 def language(name: str, **changes: Any) -> LanguageOutput:
     values: dict[str, Any] = {
         "id": name, "title": name.title(), "aliases": ["x"], "version": "1.2", "installed": True,
-        "file_name": "main.x", "command": ["run", "main.x"], "warm": True, "warm_cells": 2,
-        "preinstalled": ["std"], "limits": LIMITS, "max_timeout_s": 300, "notes": "",
+        "file_name": "main.x", "command": ["run", "main.x"], "compile_command": [], "warm": True,
+        "warm_cells": 2, "preinstalled": ["std"], "limits": LIMITS, "max_timeout_s": 300, "notes": "",
     }  # fmt: skip
     return LanguageOutput(**{**values, **changes})
 
@@ -202,7 +233,8 @@ def test_languages_as_a_table() -> None:
                 language("python"),
                 language("zig", version=None, installed=False, warm=False, notes="slow"),
                 language("go", limits=LIMITS.model_copy(update={"processes": 200})),
-            ]
+            ],
+            not_installed=["ada", "cobol"],
         )
     )
     lines = text.splitlines()

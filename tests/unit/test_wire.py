@@ -28,7 +28,7 @@ MINIMAL = {"language": "python", "code": "print(1)"}
 RESULT_FIELDS = {
     "run_id", "status", "exit_code", "signal", "stdout", "stderr", "stdout_bytes", "stderr_bytes",
     "stdout_truncated", "stderr_truncated", "stdout_repaired", "stderr_repaired", "execution_time",
-    "error_message", "usage", "limits", "isolation",
+    "error_message", "compile", "usage", "limits", "isolation",
 }  # fmt: skip
 
 

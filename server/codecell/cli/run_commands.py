@@ -19,6 +19,7 @@ import structlog
 from codecell import log, policy
 from codecell.cli import Invocation
 from codecell.errors import BusyError, RequestError, SandboxError
+from codecell.language import Languages
 from codecell.languages import LANGUAGES
 from codecell.model import LanguageInfo, Outcome, Request, Status
 from codecell.settings import Settings
@@ -81,11 +82,11 @@ def execute(
     """
     if session_id is not None:
         raise Refused("sessions live in a running server: start one with `codecell serve`")
-    code, guess, args = _program(words, file)
     settings = invocation.settings()
+    code, guess, args = _program(words, file, settings.table)
     _configure_log(settings, verbose=verbose)
     request = Request(
-        language=language or guess or _unknown_language(file),
+        language=language or guess or _unknown_language(file, settings.table),
         code=code,
         stdin=_input(input_),
         args=args,
@@ -108,7 +109,9 @@ def _configure_log(settings: Settings, *, verbose: bool) -> None:
         structlog.configure(wrapper_class=critical)
 
 
-def _program(words: tuple[str, ...], file: str | None) -> tuple[str, str | None, tuple[str, ...]]:
+def _program(
+    words: tuple[str, ...], file: str | None, table: Languages
+) -> tuple[str, str | None, tuple[str, ...]]:
     """Return the program's text, the language it looks like, and its arguments."""
     if file is not None and file != "-":
         path = Path(file)
@@ -117,13 +120,13 @@ def _program(words: tuple[str, ...], file: str | None) -> tuple[str, str | None,
         except OSError as error:
             raise Refused(f"cannot read {file}: {error.strerror}") from error
         text = _decoded(code, file)
-        return text, language_of_name(path.name) or language_of_shebang(text), words
+        return text, language_of_name(path.name, table) or language_of_shebang(text, table), words
     if file == "-":
         words = ("-", *words)
     if not words:
         raise click.UsageError("nothing to run: give CODE, --file FILE, or - for standard input")
     text = _decoded(sys.stdin.buffer.read(), "standard input") if words[0] == "-" else words[0]
-    return text, language_of_shebang(text) or "python", words[1:]
+    return text, language_of_shebang(text, table) or "python", words[1:]
 
 
 def _decoded(data: bytes, name: str) -> str:
@@ -133,29 +136,24 @@ def _decoded(data: bytes, name: str) -> str:
         raise Refused(f"{name} is not UTF-8 text (byte {error.start})") from error
 
 
-def language_of_name(name: str) -> str | None:
+def language_of_name(name: str, table: Languages = LANGUAGES) -> str | None:
     """Guess a language from a file's extension."""
-    suffix = Path(name).suffix.lower()
-    for language in LANGUAGES.values():
-        if suffix in language.extensions:
-            return language.id
-    return None
+    language = table.of_extension(Path(name).suffix)
+    return language.id if language else None
 
 
-def language_of_shebang(code: str) -> str | None:
+def language_of_shebang(code: str, table: Languages = LANGUAGES) -> str | None:
     """Guess a language from a program's first line."""
     match = _SHEBANG.match(code.partition("\n")[0] + "\n")
     if match is None:
         return None
-    try:
-        return policy.find_language(match[1]).id
-    except RequestError:
-        return None
+    language = table.named(match[1])
+    return language.id if language else None
 
 
-def _unknown_language(file: str | None) -> str:
+def _unknown_language(file: str | None, table: Languages) -> str:
     raise click.UsageError(
-        f"cannot tell the language of {file}: say --language, one of {', '.join(LANGUAGES)}"
+        f"cannot tell the language of {file}: say --language, one of {', '.join(table)}"
     )
 
 
@@ -231,6 +229,9 @@ def _show_text(outcome: Outcome, *, verbose: bool) -> None:
     from codecell.render import facts, harmless
     from codecell.wire import from_outcome
 
+    if outcome.compile is not None:
+        said = outcome.compile.output.text
+        _write(sys.stderr, harmless(said) if sys.stderr.isatty() else said)
     for stream, captured in ((sys.stdout, outcome.stdout), (sys.stderr, outcome.stderr)):
         _write(stream, harmless(captured.text) if stream.isatty() else captured.text)
     if verbose:

@@ -11,7 +11,7 @@ import click
 
 from codecell.cli import Invocation
 from codecell.errors import ConfigurationError, EngineUnavailable
-from codecell.languages import DEFAULT_SET, LANGUAGES
+from codecell.languages import DEFAULT_SET
 
 if TYPE_CHECKING:
     from codecell.doctor import Check
@@ -111,7 +111,7 @@ def _examine(settings: "Settings") -> "list[Check]":
 
     from codecell import doctor as judge
     from codecell.backends.docker.connect import connect, engine_facts, locate
-    from codecell.backends.docker.images import list_images
+    from codecell.backends.docker.images import list_images, own_images
     from codecell.host import free_bytes
 
     checks = [judge.check_python(sys.version_info[:3])]
@@ -120,7 +120,7 @@ def _examine(settings: "Settings") -> "list[Check]":
         where = locate(settings.engine)
         facts = engine_facts(settings.engine)
         with closing(connect(settings.engine)) as client:
-            there = list_images(client, settings.engine.image_prefix)
+            there = list_images(client, settings.engine.image_prefix, own_images(settings))
     except EngineUnavailable as error:
         text, _, advice = str(error).rpartition("; ")
         checks.append(judge.Check("engine", judge.State.PROBLEM, text, advice))
@@ -144,7 +144,7 @@ def _examine(settings: "Settings") -> "list[Check]":
         root = Path(facts.root_folder)
         if facts.root_folder and where.is_local and root.is_absolute():
             checks.append(judge.check_disk(free_bytes(root), facts.root_folder))
-        checks += judge.check_images(LANGUAGES, there, essential=DEFAULT_SET)
+        checks += judge.check_images(settings.table, there, essential=DEFAULT_SET)
     return checks
 
 
@@ -155,19 +155,31 @@ def images() -> None:
 
 @images.command("build")
 @click.argument("languages", nargs=-1, metavar="[LANGUAGE]...")
+@click.option("--all", "every", is_flag=True, help="Build the image of every language.")
 @click.option("--force", is_flag=True, help="Build even what is up to date, with today's packages.")
 @click.pass_obj
-def build(invocation: Invocation, languages: Sequence[str], force: bool) -> None:
-    """Build the images of the named languages, or of all; what is up to date is left alone."""
-    from codecell.backends.docker.images import build_images
+def build(invocation: Invocation, languages: Sequence[str], every: bool, force: bool) -> None:
+    """Build the images of the named languages, or python, javascript and bash.
+
+    What is up to date is left alone.
+    """
+    from codecell.backends.docker.images import build_images, ours
     from codecell.cli.progress import Display
 
-    chosen = tuple(languages) or tuple(LANGUAGES)
+    if every and languages:
+        raise click.UsageError("name languages or say --all, not both")
     settings = invocation.settings()
+    chosen = ours(settings) if every else _ids(settings, languages) or DEFAULT_SET
     with Display() as display:
         built = build_images(settings, chosen, display, force=force)
     for name in dict.fromkeys(chosen):
         click.echo(f"{built[name].reference}  {name} {built[name].version}  {built[name].digest}")
+
+
+def _ids(settings: "Settings", names: Sequence[str]) -> tuple[str, ...]:
+    """Resolve aliases; what is unknown is left for the recipes to refuse."""
+    found = ((settings.table.named(name), name) for name in names)
+    return tuple(language.id if language else name for language, name in found)
 
 
 @images.command("list")
@@ -179,20 +191,20 @@ def list_(invocation: Invocation, as_json: bool) -> None:
     from dataclasses import asdict
 
     from codecell.backends.docker.connect import connect
-    from codecell.backends.docker.images import list_images, reference
+    from codecell.backends.docker.images import list_images, own_images
+    from codecell.policy import image_of
 
-    engine = invocation.settings().engine
+    settings = invocation.settings()
+    engine, table = settings.engine, settings.table
     with closing(connect(engine)) as client:
-        there = list_images(client, engine.image_prefix)
+        there = list_images(client, engine.image_prefix, own_images(settings))
     if as_json:
         rows = [asdict(image) for image in there.values()]
-        click.echo(
-            json.dumps({"images": rows, "missing": [n for n in LANGUAGES if n not in there]})
-        )
+        click.echo(json.dumps({"images": rows, "missing": [n for n in table if n not in there]}))
         return
     _table(
         ("image", "state", "version", "size", "installed on purpose"),
-        [_image_row(reference(engine.image_prefix, name), there.get(name)) for name in LANGUAGES],
+        [_image_row(image_of(table[name], settings), there.get(name)) for name in table],
     )
 
 

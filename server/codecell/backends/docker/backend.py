@@ -125,8 +125,9 @@ class DockerBackend:
     async def images(self) -> dict[str, Image]:
         """List our images."""
         prefix = self._settings.engine.image_prefix
+        own = docker_images.own_images(self._settings)
         result: dict[str, Image] = await self._in_thread(
-            lambda: docker_images.list_images(self._api(), prefix)
+            lambda: docker_images.list_images(self._api(), prefix, own)
         )
         return result
 
@@ -245,10 +246,14 @@ class DockerBackend:
                 labels = (found.get("Config") or {}).get("Labels") or {}
                 return str(found["Id"]), tuple(labels.get(recipes.LABEL_PRELOAD, "").split())
             except (ImageNotFound, NotFound) as error:
-                raise ImageMissing(
-                    f"the image for {spec.language} is not built; "
-                    f"run `codecell images build {spec.language}`"
-                ) from error
+                if self._settings.table[spec.language].image:
+                    advice = f"there is no image {spec.image} (languages.{spec.language}.image)"
+                else:
+                    advice = (
+                        f"the image for {spec.language} is not built; "
+                        f"run `codecell images build {spec.language}`"
+                    )
+                raise ImageMissing(advice) from error
 
     def _create(
         self, api: docker.APIClient, host: _Host, spec: CellSpec, image_id: str
@@ -262,7 +267,7 @@ class DockerBackend:
                 image_id=image_id,
                 uid=uid,
                 labels=self._labels,
-                command=["/usr/bin/python3", *flags, "-c", boot()],
+                command=[spec.python, *flags, "-c", boot()],
                 apparmor=host.apparmor,
                 machine=host.machine,
                 host_cpus=host.cpus,

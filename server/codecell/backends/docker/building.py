@@ -18,12 +18,13 @@ import docker
 import requests
 from docker.errors import APIError, DockerException, NotFound
 
-from codecell import bootstrap, recipes
+from codecell import bootstrap, policy, recipes
 from codecell.backends.docker.connect import engine_errors, one_line
 from codecell.errors import SandboxError
 from codecell.host import Report
-from codecell.languages import SANDBOX, Language
+from codecell.language import SANDBOX, Language
 from codecell.recipes import Recipe
+from codecell.settings import Settings
 
 SUITE = "trixie"
 NOBODY = 65534
@@ -34,14 +35,16 @@ _PROGRESS_LINE = re.compile(r"(Get:\d+|Unpacking|Setting up|Processing triggers|
 # Runs in the new image: the version, the packages and the self-test, in one container. Arguments:
 # one JSON object {file, code, version, steps, packages}; answer: one JSON object on stdout.
 _PROBE = """
-import json, subprocess, sys
-def run(argv):
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=50)
+import json, os, subprocess, sys
+def run(argv, env={}):
+    done = subprocess.run(
+        argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=50, env={**os.environ, **env}
+    )
     return [done.returncode, *(out.decode(errors="replace") for out in (done.stdout, done.stderr))]
 job = json.loads(sys.argv[1])
 with open(job["file"], "w", encoding="utf-8") as program:
     program.write(job["code"])
-answer = {"version": run(job["version"]), "steps": [run(step) for step in job["steps"]]}
+answer = {"version": run(job["version"]), "steps": [run(*step) for step in job["steps"]]}
 query = ["dpkg-query", "-W", "-f", "${Package}=${Version}\\n", *job["packages"]]
 answer["packages"] = run(query) if job["packages"] else [0, "", ""]
 print(json.dumps(answer))
@@ -80,27 +83,31 @@ class Subject:
 
     name: str
     file_name: str
-    steps: tuple[tuple[str, ...], ...]
+    steps: tuple[tuple[tuple[str, ...], dict[str, str]], ...]
     version: tuple[str, ...]
     memory_bytes: int
     pids: int
 
 
-def subject_of(language: Language, *, memory_bytes: int, pids: int) -> Subject:
+def subject_of(language: Language, settings: Settings, code: str) -> Subject:
     """Derive the self-test of a language from the table; pure."""
-    main = f"{SANDBOX}/{language.file_name}"
+    words = policy.Words.of(language, settings, code)
+    limits = policy.cell_spec(language, settings).limits
     steps = tuple(
-        tuple(part.replace("{main}", main) for part in step if part != "{args}")
-        for step in (language.compile, language.run)
-        if step
+        (words.fill(command), dict(env))
+        for command, env in (
+            (language.compile, language.compile_env),
+            (language.run, language.env),
+        )
+        if command
     )
     return Subject(
         name=language.id,
-        file_name=language.file_name,
+        file_name=words.file_name,
         steps=steps,
         version=language.version,
-        memory_bytes=language.memory_bytes or memory_bytes,
-        pids=language.pids or pids,
+        memory_bytes=limits.memory_bytes,
+        pids=limits.pids,
     )
 
 
@@ -110,7 +117,7 @@ def base_subject(*, memory_bytes: int, pids: int) -> Subject:
     return Subject(
         recipes.BASE,
         "hello.py",
-        (("/usr/bin/python3", main),),
+        ((("/usr/bin/python3", main), {}),),
         ("/bin/cat", "/etc/debian_version"),
         memory_bytes,
         pids,

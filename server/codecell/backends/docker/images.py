@@ -11,19 +11,20 @@ import fcntl
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from threading import Event
 
 import docker
+from docker.errors import ImageNotFound
 
 from codecell import recipes
 from codecell.backends.docker import building
 from codecell.backends.docker.building import Progress, StepReport, Subject
 from codecell.backends.docker.connect import connect, engine_errors, locate
-from codecell.errors import SandboxError
+from codecell.errors import ConfigurationError, SandboxError
 from codecell.host import GIB, disk_full, free_bytes
 from codecell.languages import LANGUAGES
 from codecell.recipes import BASE, Recipe
@@ -49,8 +50,15 @@ def reference(prefix: str, language: str) -> str:
     return f"{prefix}/{language}:latest"
 
 
-def list_images(client: docker.APIClient, prefix: str) -> dict[str, Image]:
-    """Return the finished images of ours by language, in the order of the table; one engine call.
+def list_images(
+    client: docker.APIClient, prefix: str, own: Mapping[str, str] | None = None
+) -> dict[str, Image]:
+    """Return the finished images by language, in the order of the table; one engine call.
+
+    Args:
+        client: the engine.
+        prefix: whose images of ours.
+        own: language to image, of those that the operator brought; one call more for each.
 
     Raises:
         EngineUnavailable: the engine does not answer.
@@ -73,7 +81,41 @@ def list_images(client: docker.APIClient, prefix: str) -> dict[str, Image]:
             size_bytes=int(item.get("Size", 0)),
             current=labels.get(recipes.LABEL_RECIPE) == recipes.read(language).digest,
         )
+    for language, name in (own or {}).items():
+        image = _own_image(client, language, name)
+        if image is None:
+            images.pop(language, None)
+        else:
+            images[language] = image
     return images
+
+
+def _own_image(client: docker.APIClient, language: str, name: str) -> Image | None:
+    """Look an operator's image up; what it holds is for the operator to know."""
+    with engine_errors("looking for an image"):
+        try:
+            item = client.inspect_image(name)
+        except ImageNotFound:
+            return None
+    return Image(
+        language=language,
+        reference=name,
+        digest=item["Id"],
+        version=((item.get("Config") or {}).get("Labels") or {}).get(recipes.LABEL_VERSION, ""),
+        packages=(),
+        size_bytes=int(item.get("Size", 0)),
+        current=True,
+    )
+
+
+def own_images(settings: Settings) -> dict[str, str]:
+    """Name the operator's own images, by language."""
+    return {name: language.image for name, language in settings.table.items() if language.image}
+
+
+def ours(settings: Settings) -> tuple[str, ...]:
+    """Name the languages whose images are built here."""
+    return tuple(name for name, language in settings.table.items() if not language.image)
 
 
 def build_images(
@@ -99,6 +141,9 @@ def build_images(
         EngineUnavailable: no engine answers.
         SandboxError: a build or a self-test failed, or the disk is too full; one line.
     """
+    for name in languages:
+        if name in settings.table and settings.table[name].image:
+            raise ConfigurationError(f"languages.{name} has an image of its own: nothing to build")
     wanted = [recipes.read(name) for name in dict.fromkeys(languages)]
     prefix = settings.engine.image_prefix
     with closing(connect(settings.engine)) as client:
@@ -278,9 +323,8 @@ class _Build:
         limits = self._settings.limits
         if self._recipe.name == BASE:
             return building.base_subject(memory_bytes=limits.memory, pids=limits.processes)
-        return building.subject_of(
-            LANGUAGES[self._recipe.name], memory_bytes=limits.memory, pids=limits.processes
-        )
+        language = self._settings.table[self._recipe.name]
+        return building.subject_of(language, self._settings, self._recipe.hello().decode())
 
 
 def _check_space(client: docker.APIClient, settings: Settings) -> None:

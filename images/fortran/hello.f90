@@ -1,0 +1,3 @@
+program hello
+  print "(a)", "hello from fortran"
+end program hello

@@ -1,0 +1,3 @@
+use strict;
+use List::Util qw(first);
+print "hello from perl\n";

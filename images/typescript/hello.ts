@@ -1,0 +1,2 @@
+const hello: string = "hello from typescript";
+console.log(hello);

@@ -1,0 +1,262 @@
+"""The part of the language table with a compile step."""
+
+from codecell import naming
+from codecell.language import SANDBOX, TMP, Language
+from codecell.model import Launch, Standby
+
+MIB = 1024 * 1024
+BINARY = (f"{SANDBOX}/{{stem}}",)
+GCC_OPTIONS = ("-O2", "-Wall", "-o", f"{SANDBOX}/{{stem}}", "{main}")
+# The heap may grow past the cell, so that the kernel, whose counter can't be forged, ends what needs
+# more; it grows late and is given back early, so that garbage alone is no reason.
+JVM_HEAP = (
+    "-Xmx{heap_mib}m",
+    "-XX:MinHeapFreeRatio=10",
+    "-XX:MaxHeapFreeRatio=20",
+    "-XX:+UseSerialGC",
+    "-XX:-UsePerfData",
+    "-Xshare:auto",
+)
+KOTLIN_LIBRARY = "/usr/share/java/kotlin-stdlib.jar"
+
+# Calls main/1 with the arguments, main/0 or start/0, whichever there is; a failure is told.
+ERLANG_START = """
+M = '{entry}', Args = init:get_plain_arguments(), code:ensure_loaded(M),
+Starts = [{main, 1}, {main, 0}, {start, 0}],
+try
+    case [{F, A} || {F, A} <- Starts, erlang:function_exported(M, F, A)] of
+        [{main, 1} | _] -> M:main(Args);
+        [{F, 0} | _] -> M:F();
+        [] -> io:format(standard_error, "~s exports no main/1, main/0 or start/0~n", [M]), halt(1)
+    end,
+    halt(0)
+catch
+    Class:Reason:Stack ->
+        io:format(standard_error, "~ts", [erl_error:format_exception(Class, Reason, Stack)]),
+        halt(1)
+end.
+"""
+
+COMPILED = (
+    Language(
+        id="typescript",
+        title="TypeScript",
+        aliases=("ts", "tsc", "ts-node", "tsx", "deno"),
+        extensions=(".ts", ".mts", ".cts"),
+        file_name="main.ts",
+        compile=(
+            "/usr/bin/tsc", "--strict", "--target", "es2022", "--module", "commonjs",
+            "--esModuleInterop", "--moduleDetection", "force", "--types", "node",
+            "--typeRoots", "/usr/share/nodejs/@types", "{main}",
+        ),
+        compile_launch=Launch.STANDBY,
+        standby=Standby(
+            command=("/usr/bin/node", f"{TMP}/.standby.js"),
+            source="standby_tsc.js",
+            file=f"{TMP}/.standby.js",
+        ),
+        run=("/usr/bin/node", f"{SANDBOX}/{{stem}}.js"),
+        version=("/usr/bin/tsc", "--version"),
+        preinstalled=("Node.js built-in modules", "@types/node"),
+        notes="Checked by the TypeScript compiler (strict), run by Node.js as a CommonJS module.",
+        memory_bytes=512 * MIB,
+        cpus=1.0,
+    ),
+    Language(
+        id="c",
+        title="C",
+        aliases=("gcc", "c17", "c11", "c99"),
+        extensions=(".c",),
+        file_name="main.c",
+        compile=("/usr/bin/gcc", "-std=gnu17", *GCC_OPTIONS, "-lm", "-pthread"),
+        run=BINARY,
+        version=("/usr/bin/gcc", "--version"),
+        preinstalled=("C library", "math", "threads"),
+        cpus=1.0,
+    ),
+    Language(
+        id="cpp",
+        title="C++",
+        aliases=("c++", "cplusplus", "cxx", "g++", "gpp", "c++20", "cpp20"),
+        extensions=(".cpp", ".cc", ".cxx", ".c++", ".C"),
+        file_name="main.cpp",
+        compile=("/usr/bin/g++", "-std=gnu++20", *GCC_OPTIONS, "-pthread"),
+        # Headers compiled ahead of time serve a program whose first line includes one of them.
+        compile_env=(("CPLUS_INCLUDE_PATH", "/opt/headers"),),
+        run=BINARY,
+        version=("/usr/bin/g++", "--version"),
+        preinstalled=("C++20 standard library", "threads"),
+        memory_bytes=512 * MIB,
+        cpus=1.0,
+    ),
+    Language(
+        id="go",
+        title="Go",
+        aliases=("golang",),
+        extensions=(".go",),
+        file_name="main.go",
+        compile=("/usr/local/bin/compile-go", "{main}", f"{SANDBOX}/{{stem}}"),
+        run=BINARY,
+        version=("/usr/bin/go", "version"),
+        preinstalled=("standard library, compiled ahead of time",),
+        memory_bytes=512 * MIB,
+        cpus=1.0,
+        pids=128,
+    ),
+    Language(
+        id="rust",
+        title="Rust",
+        aliases=("rs", "rustc"),
+        extensions=(".rs",),
+        file_name="main.rs",
+        compile=(
+            "/usr/bin/rustc", "--edition=2021", "-Copt-level=2", "-Cdebuginfo=0",
+            "-o", f"{SANDBOX}/{{stem}}", "{main}",
+        ),
+        run=BINARY,
+        version=("/usr/bin/rustc", "--version"),
+        preinstalled=("standard library",),
+        memory_bytes=512 * MIB,
+        cpus=1.0,
+        pids=128,
+    ),
+    Language(
+        id="java",
+        title="Java",
+        aliases=("java21", "openjdk", "jdk"),
+        extensions=(".java",),
+        file_name="Main.java",
+        naming=naming.java,
+        compile=(
+            "/usr/bin/javac", "-J-XX:SharedArchiveFile=/opt/javac.jsa", "-J-XX:+UseSerialGC",
+            "-J-XX:TieredStopAtLevel=1", "-J-XX:-UsePerfData", "-proc:none", "-Xlint:all",
+            "-d", SANDBOX, "{main}",
+        ),
+        run=("/usr/bin/java", *JVM_HEAP, "-cp", SANDBOX, "{entry}"),
+        version=("/usr/bin/java", "-version"),
+        preinstalled=("Java SE class library",),
+        notes="The file is named after the program's public class, in any package.",
+        memory_bytes=512 * MIB,
+        cpus=2.0,
+        pids=128,
+    ),
+    Language(
+        id="kotlin",
+        title="Kotlin",
+        aliases=("kt", "kts"),
+        extensions=(".kt",),
+        file_name="main.kt",
+        naming=naming.kotlin,
+        compile=("/usr/local/bin/compile-kotlin", "-d", SANDBOX, "{main}"),
+        run=("/usr/bin/java", *JVM_HEAP, "-cp", f"{SANDBOX}:{KOTLIN_LIBRARY}", "{entry}"),
+        version=("/usr/local/bin/compile-kotlin", "-version"),
+        preinstalled=("Kotlin and Java class libraries",),
+        memory_bytes=1024 * MIB,
+        cpus=2.0,
+        pids=128,
+    ),
+    Language(
+        id="csharp",
+        title="C#",
+        aliases=("cs", "c#", "mono", "dotnet"),
+        extensions=(".cs",),
+        file_name="main.cs",
+        compile=(
+            "/usr/bin/mcs", "-nologo", "-langversion:latest", "-r:System.Numerics",
+            f"-out:{SANDBOX}/{{stem}}.exe", "{main}",
+        ),
+        run=("/usr/bin/mono", f"{SANDBOX}/{{stem}}.exe"),
+        version=("/usr/bin/mono", "--version"),
+        preinstalled=("mscorlib", "System", "System.Core", "System.Numerics", "System.Xml"),
+        notes="Mono: C# 7 and the .NET Framework 4.x class library, not .NET 8.",
+        memory_bytes=512 * MIB,
+        cpus=1.0,
+    ),
+    Language(
+        id="haskell",
+        title="Haskell",
+        aliases=("hs", "ghc"),
+        extensions=(".hs",),
+        file_name="main.hs",
+        compile=("/usr/bin/ghc", "-v0", "-Wall", "-O0", "-o", f"{SANDBOX}/{{stem}}", "{main}"),
+        run=BINARY,
+        version=("/usr/bin/ghc", "--version"),
+        preinstalled=("base", "containers", "bytestring", "text", "mtl"),
+        memory_bytes=1024 * MIB,
+        cpus=1.0,
+        pids=128,
+    ),
+    Language(
+        id="ocaml",
+        title="OCaml",
+        aliases=("ml", "ocamlopt"),
+        extensions=(".ml",),
+        file_name="main.ml",
+        compile=(
+            "/usr/bin/ocamlopt", "-I", "+unix", "-I", "+str", "unix.cmxa", "str.cmxa",
+            "-o", f"{SANDBOX}/{{stem}}", "{main}",
+        ),
+        run=BINARY,
+        version=("/usr/bin/ocamlopt", "-version"),
+        preinstalled=("standard library", "unix", "str"),
+        cpus=1.0,
+    ),
+    Language(
+        id="fortran",
+        title="Fortran",
+        aliases=("f90", "f95", "gfortran"),
+        extensions=(".f90", ".f95", ".f03", ".f08"),
+        file_name="main.f90",
+        compile=("/usr/bin/gfortran", *GCC_OPTIONS),
+        run=BINARY,
+        version=("/usr/bin/gfortran", "--version"),
+        cpus=1.0,
+    ),
+    Language(
+        id="pascal",
+        title="Pascal",
+        aliases=("pas", "fpc", "freepascal", "delphi", "objectpascal"),
+        extensions=(".pas", ".pp", ".dpr"),
+        file_name="main.pas",
+        compile=("/usr/bin/fpc", "-l-", "-v0ewb", "-O2", f"-o{SANDBOX}/{{stem}}", "{main}"),
+        run=BINARY,
+        version=("/usr/bin/fpc", "-iV"),
+        preinstalled=("run-time library",),
+        cpus=1.0,
+    ),
+    Language(
+        id="assembly",
+        title="Assembly (NASM, x86-64)",
+        aliases=("asm", "nasm", "x86", "x86-64"),
+        extensions=(".asm", ".nasm", ".s"),
+        file_name="main.asm",
+        compile=(
+            "/bin/sh", "-c",
+            'nasm -f elf64 -o "$2.o" "$1" && ld -o "$2" "$2.o" && rm "$2.o"',
+            "sh", "{main}", f"{SANDBOX}/{{stem}}",
+        ),
+        run=BINARY,
+        version=("/usr/bin/nasm", "--version"),
+        notes="NASM syntax, 64-bit Linux system calls; the program begins at _start.",
+        cpus=1.0,
+    ),
+    Language(
+        id="erlang",
+        title="Erlang",
+        aliases=("erl", "escript"),
+        extensions=(".erl",),
+        file_name="main.erl",
+        naming=naming.erlang,
+        compile=("/usr/bin/erlc", "-o", SANDBOX, "{main}"),
+        run=(
+            "/usr/bin/erl", "-noshell", "-pa", SANDBOX, "-eval", ERLANG_START, "-extra",
+        ),
+        env=(("ERL_FLAGS", "+S 1:1 +SDio 1 +A 1 +fnu"),),
+        compile_env=(("ERL_FLAGS", "+S 1:1 +SDio 1 +A 1"),),
+        version=("/bin/sh", "-c", "cat /usr/lib/erlang/releases/*/OTP_VERSION"),
+        preinstalled=("kernel", "stdlib"),
+        notes="A module that exports main/1 (which gets the arguments), main/0 or start/0.",
+        cpus=1.0,
+        pids=128,
+    ),
+)  # fmt: skip

@@ -1,0 +1,82 @@
+"""Names that a program gives itself: a Java file is called after its public class; pure.
+
+Each rule reads a program and returns the name that its file must have (without the extension) and
+the name that it is started by, or None where the program does not say.
+"""
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Name(NamedTuple):
+    """What a program calls itself."""
+
+    stem: str
+    entry: str
+
+
+Rule = Callable[[str], Name | None]
+
+_JAVA_TOKEN = re.compile(
+    r"""
+    //[^\n]* | /\*.*?(?:\*/|\Z)                         # comments
+  | \"{3}.*?(?:(?<!\\)\"{3}|\Z)                         # text blocks
+  | "(?:\\.|[^"\\\n])*" | '(?:\\.|[^'\\\n])*'           # strings and characters
+  | (?P<brace>[{}])
+  | (?P<package>\bpackage\s+(?P<path>[\w.]+)\s*;)
+  | (?P<public>\bpublic\b)
+  | (?P<type>(?<![\w.])(?:class|interface|enum|record)\s+(?P<name>[^\W\d]\w*)\s*[\w\s<(,{@.?&])
+  | (?P<main>\bvoid\s+main\s*\()
+  | (?P<end>;)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def java(code: str) -> Name | None:
+    """Find the file's name, its public type, and its entry, the first top-level type with a main."""
+    depth, package, public = 0, "", False
+    first = named = entry = current = ""
+    at = 0
+    while match := _JAVA_TOKEN.search(code, at):
+        at = match.end()
+        if match["brace"]:
+            depth += 1 if match["brace"] == "{" else -1
+            public = False
+        elif match["main"] and depth == 1:
+            entry = entry or current
+        elif depth:
+            continue
+        elif match["package"]:
+            package = match["path"] + "."
+        elif match["public"]:
+            public = True
+        elif match["end"]:
+            public = False
+        elif match["type"]:
+            at = match.end("name")
+            current = match["name"]
+            first = first or current
+            if public:
+                named = named or current
+    stem = named or entry or first
+    return Name(stem, package + (entry or stem)) if stem else None
+
+
+_ERLANG_MODULE = re.compile(r"^\s*-module\(\s*'?([a-z][A-Za-z0-9_@]*)'?\s*\)\s*\.", re.MULTILINE)
+
+
+def erlang(code: str) -> Name | None:
+    """Find the module's name."""
+    match = _ERLANG_MODULE.search(code)
+    return Name(match[1], match[1]) if match else None
+
+
+_PACKAGE = re.compile(r"^package\s+([\w.]+)", re.MULTILINE)
+
+
+def kotlin(code: str) -> Name | None:
+    """Name the class that Kotlin makes of main.kt's functions."""
+    package = _PACKAGE.search(code)
+    return Name("main", f"{package[1]}.MainKt" if package else "MainKt")

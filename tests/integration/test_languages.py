@@ -1,0 +1,98 @@
+"""Every language of the table does what a caller may expect of it, in real cells.
+
+The matrix is made from the table and tests/languages/<id>/: a new language is tested by being
+added. Where its image is not built the tests fail in CI and are skipped on a desk.
+"""
+
+import re
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from codecell import recipes
+from codecell.languages import LANGUAGES
+from codecell.model import Outcome, Status
+
+pytestmark = [pytest.mark.anyio, pytest.mark.docker]
+Run = Callable[..., Awaitable[Outcome]]
+PROGRAMS = Path(__file__).parents[1] / "languages"
+COMPILED = [name for name, language in LANGUAGES.items() if language.compile]
+WITH_ARGS = [name for name, language in LANGUAGES.items() if language.takes_args]
+KERNEL_JUDGES = [name for name in LANGUAGES if any((PROGRAMS / name).glob("memory.*"))]
+SAYS_NAME_ONLY = {"kotlin", "erlang"}  # their compilers print paths so; they start in /sandbox
+LINE = "zażółć 漢字 👩‍👩‍👧"  # noqa: RUF001  what else
+
+
+def program(language: str, name: str) -> str:
+    (path,) = (PROGRAMS / language).glob(f"{name}.*")
+    return path.read_text(encoding="utf-8")
+
+
+def said(outcome: Outcome) -> str:
+    """Everything there is to know when a test fails."""
+    compiler = outcome.compile.output.text if outcome.compile else ""
+    return f"{outcome.error_message}\n{compiler}\n{outcome.stdout.text}\n{outcome.stderr.text}"
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_hello(run: Run, language: str) -> None:
+    outcome = await run(language, recipes.read(language).hello().decode())
+    assert outcome.status is Status.SUCCESS, said(outcome)
+    assert outcome.stdout.text.strip() == f"hello from {language}"
+    assert outcome.stderr.text == ""
+    assert (outcome.compile is not None) == bool(LANGUAGES[language].compile)
+    assert outcome.compile is None or outcome.compile.output.text == ""
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_stdin_and_unicode(run: Run, language: str) -> None:
+    outcome = await run(language, program(language, "echo"), stdin=f"{LINE}\n")
+    assert outcome.status is Status.SUCCESS, said(outcome)
+    assert outcome.stdout.text == f"« {LINE} »\n"
+
+
+@pytest.mark.parametrize("language", WITH_ARGS)
+async def test_args(run: Run, language: str) -> None:
+    outcome = await run(language, program(language, "args"), args=("a b", "--version", "ü", "x"))
+    assert outcome.status is Status.SUCCESS, said(outcome)
+    assert outcome.stdout.text.split("\n")[:-1] == ["a b", "--version", "ü", "x"]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_exit_code(run: Run, language: str) -> None:
+    outcome = await run(language, program(language, "exit"))
+    assert (outcome.status, outcome.exit_code) == (Status.EXECUTION_ERROR, 3), said(outcome)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_runtime_error(run: Run, language: str) -> None:
+    outcome = await run(language, program(language, "error"))
+    assert outcome.status is Status.EXECUTION_ERROR, said(outcome)
+    assert outcome.stderr.text or outcome.signal, said(outcome)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_timeout(run: Run, language: str) -> None:
+    outcome = await run(language, program(language, "loop"), timeout_s=1)
+    assert outcome.status is Status.TIMEOUT, said(outcome)
+    assert outcome.error_message == "Execution timed out after 1 seconds."
+    assert 0.9 < outcome.usage.wall_s < 3
+
+
+@pytest.mark.parametrize("language", COMPILED)
+async def test_compile_error(run: Run, language: str) -> None:
+    outcome = await run(language, program(language, "broken"))
+    assert outcome.status is Status.COMPILE_ERROR, said(outcome)
+    assert outcome.compile is not None
+    name = Path(outcome.plan.main).name
+    said_by = name if language in SAYS_NAME_ONLY else outcome.plan.main
+    where = re.escape(said_by) + r'(:|\(|", line )\d+'
+    assert re.search(where, outcome.compile.output.text), said(outcome)
+    assert (outcome.stdout.text, outcome.stderr.text, outcome.exit_code) == ("", "", None)
+
+
+@pytest.mark.parametrize("language", KERNEL_JUDGES)
+async def test_out_of_memory(run: Run, language: str) -> None:
+    outcome = await run(language, program(language, "memory"), timeout_s=60)
+    assert outcome.status is Status.OUT_OF_MEMORY, said(outcome)

@@ -1,0 +1,4 @@
+-module(fails).
+-export([main/0]).
+
+main() -> error(no).

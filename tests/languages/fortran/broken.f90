@@ -1,0 +1,4 @@
+program broken
+  implicit none
+  a = 1
+end program broken

@@ -1,0 +1,3 @@
+program fails
+  error stop "no"
+end program fails

@@ -1,0 +1,3 @@
+program leave
+  call exit(3)
+end program leave

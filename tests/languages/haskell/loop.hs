@@ -1,0 +1,2 @@
+main :: IO ()
+main = mapM_ print (filter (< 0) [(1 :: Integer) ..])

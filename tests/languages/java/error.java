@@ -1,0 +1,5 @@
+public class Fails {
+    public static void main(String[] args) throws Exception {
+        throw new IllegalStateException("no");
+    }
+}

@@ -1,0 +1,2 @@
+const a = [];
+for (;;) a.push(new Array(100000).fill(a.length));

@@ -1,0 +1,4 @@
+fun main() {
+    val kept = mutableListOf<ByteArray>()
+    while (true) kept.add(ByteArray(100_000))
+}

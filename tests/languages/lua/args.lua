@@ -1,0 +1,1 @@
+for _, value in ipairs(arg) do print(value) end

@@ -1,0 +1,1 @@
+cellfun(@disp, argv());

@@ -1,0 +1,5 @@
+program broken;
+var a: integer;
+begin
+  a := 'no';
+end.

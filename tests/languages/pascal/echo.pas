@@ -1,0 +1,6 @@
+program echo;
+var line: string;
+begin
+  readln(line);
+  writeln('« ', line, ' »');
+end.

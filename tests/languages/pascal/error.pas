@@ -1,0 +1,7 @@
+program fails;
+var a, b: integer;
+begin
+  a := 1;
+  b := 0;
+  writeln(a div b);
+end.

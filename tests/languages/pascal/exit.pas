@@ -1,0 +1,4 @@
+program leave;
+begin
+  halt(3);
+end.

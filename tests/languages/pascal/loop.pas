@@ -1,0 +1,4 @@
+program forever;
+begin
+  while true do;
+end.

@@ -1,0 +1,2 @@
+chomp(my $line = <STDIN>);
+print "« $line »\n";

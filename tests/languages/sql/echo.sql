@@ -1,0 +1,1 @@
+SELECT '« ' || trim(CAST(readfile('/dev/stdin') AS TEXT), char(10)) || ' »';

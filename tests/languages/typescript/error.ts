@@ -1,0 +1,2 @@
+const a: any = null;
+a.x;

@@ -1,0 +1,62 @@
+"""What programs call themselves."""
+
+import pytest
+
+from codecell.naming import Name, erlang, java, kotlin
+
+MAIN = "public static void main(String[] args) {}"
+
+
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [
+        (f"public class Hello {{ {MAIN} }}", Name("Hello", "Hello")),
+        (f"package a.b;\npublic final class Hello {{ {MAIN} }}", Name("Hello", "a.b.Hello")),
+        (f"class Helper {{ }}\npublic class Hello {{ {MAIN} }}", Name("Hello", "Hello")),
+        (f"class Helper {{ }}\nclass Start {{ {MAIN} }}", Name("Start", "Start")),
+        (f"public class Api {{ }}\nclass Start {{ {MAIN} }}", Name("Api", "Start")),
+        (f"public record Point(int x) {{ {MAIN} }}", Name("Point", "Point")),
+        (f"public interface Run {{ static void main(String[] a) {{}} }}", Name("Run", "Run")),
+        (f"public sealed abstract class A<T> permits B {{ {MAIN} }}", Name("A", "A")),
+        (f"class Outer {{ public static class Inner {{ {MAIN} }} }}", Name("Outer", "Outer")),
+        (
+            f"// public class No {{\n/* public class No */ class Yes {{ {MAIN} }}",
+            Name("Yes", "Yes"),
+        ),
+        (f'class Yes {{ String s = "}} public class No {{"; {MAIN} }}', Name("Yes", "Yes")),
+        (f"class Yes {{ char c = '{{'; {MAIN} }}\nclass Z {{ }}", Name("Yes", "Yes")),
+        (f'class Yes {{ String s = """\n }} public class No {{ """; {MAIN} }}', Name("Yes", "Yes")),
+        (
+            f"import java.util.*;\n@Deprecated\npublic class Größe {{ {MAIN} }}",
+            Name("Größe", "Größe"),
+        ),
+        ("class Only { }", Name("Only", "Only")),
+        ("int x = 1;", None),
+        ("", None),
+    ],
+)
+def test_java(code: str, name: Name | None) -> None:
+    assert java(code) == name
+
+
+def test_java_is_quick_on_hostile_text() -> None:
+    for hostile in ("{" * 200_000, '"' * 200_001, "/*" * 100_000, "public " * 100_000):
+        java(hostile)
+
+
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [
+        ("-module(hello).\n", Name("hello", "hello")),
+        ("%% a comment\n  -module( 'hello' ) .\n", Name("hello", "hello")),
+        ("main() -> ok.", None),
+        ("-module('../etc').", None),
+    ],
+)
+def test_erlang(code: str, name: Name | None) -> None:
+    assert erlang(code) == name
+
+
+def test_kotlin() -> None:
+    assert kotlin("fun main() {}") == Name("main", "MainKt")
+    assert kotlin("package a.b\n\nfun main() {}") == Name("main", "a.b.MainKt")
