@@ -35,7 +35,8 @@ _WARM = (
         launch=Launch.STANDBY,
         run=("/usr/bin/node", "{main}"),
         standby=Standby(
-            command=("/usr/bin/node", f"{TMP}/.standby.js"),
+            # One thread for V8's background work: half a processor has no use for four.
+            command=("/usr/bin/node", "--v8-pool-size=1", f"{TMP}/.standby.js"),
             source="standby.js",
             file=f"{TMP}/.standby.js",
         ),

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,14 +16,14 @@ import pytest
 from codecell.backends import BACKENDS, open_backend
 from codecell.backends.docker.owners import LABEL_INSTANCE, LABEL_OWNER, Owner
 from codecell.backends.fake import OUT_OF_MEMORY, FakeBackend, FakeCell, FakeEngine, Script
-from codecell.errors import CellLost, ImageMissing, SandboxError
+from codecell.errors import CellLost, ImageMissing
 from codecell.frames import VERSION, Decoder, Frame, Kind, decode_json, encode, encode_json
 from codecell.languages import LANGUAGES
 from codecell.model import CellSpec
 from codecell.parcel import parcel
 from codecell.policy import cell_spec
 from codecell.sandbox import Backend, Cell
-from codecell.settings import Settings, load
+from codecell.settings import load
 
 pytestmark = pytest.mark.anyio
 SPEC = cell_spec(LANGUAGES["python"], load())
@@ -174,8 +174,9 @@ async def opened(harness: Harness) -> AsyncIterator[Backend]:
     create, made = backend.create, []
 
     async def creating(spec: CellSpec) -> Cell:
-        made.append(await create(spec))
-        return made[-1]
+        cell: Cell = await create(spec)
+        made.append(cell)
+        return cell
 
     backend.create = creating
     with anyio.fail_after(60):

@@ -131,7 +131,7 @@ async def test_a_killed_server_leaves_no_container_and_no_reaper(
             server.kill()
         await none_left(engine, server.owner)
         with anyio.fail_after(10):
-            while any(is_alive(pid) for pid in reapers):  # noqa: ASYNC110  the kernel tells no event
+            while any(is_alive(pid) for pid in reapers):
                 await anyio.sleep(0.05)
         assert containers(engine, server.owner) == []
 
@@ -154,7 +154,7 @@ async def test_a_server_killed_while_runs_are_in_flight_leaves_nothing(
         server.kill()
     await none_left(engine, server.owner)
     with anyio.fail_after(10):
-        while is_alive(reapers[0]):  # noqa: ASYNC110  the kernel tells no event
+        while is_alive(reapers[0]):
             await anyio.sleep(0.05)
 
 
@@ -185,13 +185,12 @@ async def test_a_timed_out_run_leaves_no_container(engine: docker.APIClient) -> 
 async def test_closing_under_runs_in_flight_is_quick_and_leaves_nothing(
     engine: docker.APIClient, settings: Settings
 ) -> None:
-    async with anyio.create_task_group() as tasks:
-        async with open_runner(settings) as runner:
-            for _ in range(3):
-                tasks.start_soon(runner.execute, Request(language="python", code=ENDLESS))
-            await anyio.sleep(1.0)  # some run, some wait for a cell
-            tasks.cancel_scope.cancel()
-            began = time.monotonic()
+    async with anyio.create_task_group() as tasks, open_runner(settings) as runner:
+        for _ in range(3):
+            tasks.start_soon(runner.execute, Request(language="python", code=ENDLESS))
+        await anyio.sleep(1.0)  # some run, some wait for a cell
+        tasks.cancel_scope.cancel()
+        began = time.monotonic()
     assert time.monotonic() - began < 3
     await none_left(engine, Owner.current())
 
@@ -263,13 +262,17 @@ async def test_a_shells_fork_bomb_ends_by_its_timeout(attacked: Execute) -> None
     "code",
     [
         "print('begin', flush=True)\na = []\nwhile True: a.append(b'x' * (4 << 20))",
-        "print('begin', flush=True)\nimport os\nfor _ in range(4): os.fork()\n"
-        "a = []\nwhile True: a.append(b'x' * (1 << 20))",
-        "print('begin', flush=True)\na = b'x' * (120 << 20)\n"
-        "for place, size in (('/sandbox', 60), ('/tmp', 30), ('/dev/shm', 15)):\n"
-        "    with open(place + '/fill', 'wb', buffering=0) as file:\n"
-        "        for _ in range(size): file.write(b'x' * (1 << 20))\n"
-        "a += b'x' * (200 << 20)",
+        (
+            "print('begin', flush=True)\nimport os\nfor _ in range(4): os.fork()\n"
+            "a = []\nwhile True: a.append(b'x' * (1 << 20))"
+        ),
+        (
+            "print('begin', flush=True)\na = b'x' * (120 << 20)\n"
+            "for place, size in (('/sandbox', 60), ('/tmp', 30), ('/dev/shm', 15)):\n"
+            "    with open(place + '/fill', 'wb', buffering=0) as file:\n"
+            "        for _ in range(size): file.write(b'x' * (1 << 20))\n"
+            "a += b'x' * (200 << 20)"
+        ),
     ],
     ids=["heap", "many heaps", "tmpfs and heap"],
 )
@@ -502,7 +505,8 @@ async def test_stopping_oneself_does_not_put_off_the_end(execute: Execute) -> No
 
 async def test_many_concurrent_runs_are_neither_lost_nor_crossed(execute: Execute) -> None:
     programs = {
-        "python": "import sys; n = sys.stdin.read(); print(n + sys.argv[1]); print(n, file=sys.stderr)",
+        "python": "import sys; n = sys.stdin.read()\n"
+        "print(n + sys.argv[1]); print(n, file=sys.stderr)",
         "javascript": "const n = require('fs').readFileSync(0, 'utf8');"
         "console.log(n + process.argv[2]); console.error(n);",
         "bash": 'read -r n || :; echo "$n$1"; echo "$n" >&2',
@@ -695,15 +699,14 @@ async def test_an_engine_that_hangs_does_not_hold_up_closing(second_engine: Engi
     )
     assert second_engine.process is not None
     try:
-        async with anyio.create_task_group() as tasks:
-            async with open_runner(settings) as runner:
-                outcome = await runner.execute(Request(language="python", code="print(1)"))
-                assert outcome.status is Status.SUCCESS
-                second_engine.process.send_signal(signal.SIGSTOP)
-                tasks.start_soon(runner.execute, Request(language="python", code=ENDLESS))
-                await anyio.sleep(0.5)
-                tasks.cancel_scope.cancel()
-                began = time.monotonic()
+        async with anyio.create_task_group() as tasks, open_runner(settings) as runner:
+            outcome = await runner.execute(Request(language="python", code="print(1)"))
+            assert outcome.status is Status.SUCCESS
+            second_engine.process.send_signal(signal.SIGSTOP)
+            tasks.start_soon(runner.execute, Request(language="python", code=ENDLESS))
+            await anyio.sleep(0.5)
+            tasks.cancel_scope.cancel()
+            began = time.monotonic()
         assert time.monotonic() - began < 7
     finally:
         second_engine.process.send_signal(signal.SIGCONT)

@@ -61,7 +61,7 @@ class Host:
     async def disappears(self, token: str) -> None:
         """Wait until nobody has `token` on its command line, at most 5 seconds."""
         with anyio.fail_after(GONE_S):
-            while self.pids(token):  # noqa: ASYNC110  the kernel's processes tell no event
+            while self.pids(token):
                 await anyio.sleep(0.05)
 
     def container(self, pid: int) -> str | None:

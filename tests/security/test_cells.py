@@ -45,7 +45,7 @@ def _containers(engine: docker.APIClient, pid: int) -> list[str]:
 
 async def _gone(engine: docker.APIClient, identifier: str) -> None:
     with anyio.fail_after(5):
-        while _exists(engine, identifier):  # noqa: ASYNC110  another program's state
+        while _exists(engine, identifier):
             await anyio.sleep(0.05)
 
 
@@ -224,7 +224,7 @@ async def test_closing_the_server_leaves_no_container(
         assert outcome.status is Status.SUCCESS
         assert _containers(engine, os.getpid())
     with anyio.fail_after(5):
-        while _containers(engine, os.getpid()):  # noqa: ASYNC110  another program\'s state
+        while _containers(engine, os.getpid()):
             await anyio.sleep(0.05)
 
 
@@ -257,7 +257,7 @@ async def test_kill_9_of_the_server_leaves_nothing_behind_within_5_seconds(
         assert _containers(engine, server.pid)
         server.send_signal(signal.SIGKILL)
         with anyio.fail_after(5):
-            while _containers(engine, server.pid) or host.pids(token):  # noqa: ASYNC110
+            while _containers(engine, server.pid) or host.pids(token):
                 await anyio.sleep(0.05)
     finally:
         server.kill()

@@ -1,5 +1,7 @@
-"""The framed protocol: nothing a cell sends gets past the decoder but whole frames of known types."""
+"""The framed protocol: only whole frames of known types get past the decoder."""
 
+import contextlib
+import itertools
 import json
 
 import pytest
@@ -35,7 +37,7 @@ frames = st.builds(
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
     at = sorted({0, len(data), *(place % (len(data) + 1) for place in places)})
-    return [data[a:b] for a, b in zip(at, at[1:], strict=False)]
+    return [data[a:b] for a, b in itertools.pairwise(at)]
 
 
 @given(st.lists(frames, max_size=8), st.lists(st.integers(0, 10**6), max_size=20))
@@ -89,12 +91,10 @@ def test_a_malformed_header_is_refused_before_its_payload_comes(header: bytes) -
 
 
 def test_frames_before_the_malformed_one_are_still_given() -> None:
-    found = []
+    frames = Decoder().feed(encode(Kind.STDOUT, 1, b"x") + bytes(HEADER.size))
+    assert next(frames) == Frame(Kind.STDOUT, 1, b"x")
     with pytest.raises(ProtocolError):
-        found.extend(Decoder().feed(encode(Kind.READY, 0)))
-        for frame in Decoder().feed(encode(Kind.STDOUT, 1, b"x") + b"\0" * HEADER.size):
-            found.append(frame)  # noqa: PERF402  what came before the exception counts
-    assert [frame.kind for frame in found] == [Kind.READY, Kind.STDOUT]
+        next(frames)
 
 
 @given(st.lists(st.binary(max_size=500), max_size=30), st.integers(1, 700))
@@ -152,10 +152,8 @@ def test_anything_but_a_json_object_is_refused(payload: bytes) -> None:
 
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes_are_an_object_or_refused(payload: bytes) -> None:
-    try:
+    with contextlib.suppress(ProtocolError):
         assert isinstance(decode_json(Frame(Kind.FAULT, 0, payload)), dict)
-    except ProtocolError:
-        pass
 
 
 @pytest.mark.parametrize(

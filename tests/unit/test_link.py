@@ -169,7 +169,8 @@ async def test_a_run_gives_its_output_and_its_facts() -> None:
             "kill_bytes": 1000,
             "again": False,
         }
-        assert (job.job, job.stdin) == (b"j" * (MAX_PAYLOAD + 1), b"s" * (2 * MAX_PAYLOAD))
+        assert bytes(job.job) == b"j" * (MAX_PAYLOAD + 1)
+        assert bytes(job.stdin) == b"s" * (2 * MAX_PAYLOAD)
         assert link.usable
 
 
@@ -388,7 +389,7 @@ def test_a_missing_field_is_refused(field: str) -> None:
 
 
 WHOLE = ["1", 1.0, True, -1, 2**70, [], {}, float("nan")]
-DURATION = ["1", None, True, -0.1, float("nan"), float("inf"), [], 10**400]
+DURATION: list[object] = ["1", None, True, -0.1, float("nan"), float("inf"), [], 10**400]
 BAD: dict[str, list[object]] = {
     "ending": ["success", "", None, 1, [], {}, "EXITED"],
     "code": [*WHOLE, 256, None],

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -20,8 +21,8 @@ def owner_of_a_dead_process() -> Owner:
 
 
 def _started(pid: int) -> str:
-    with open(f"/proc/{pid}/stat", encoding="ascii") as stat:
-        return stat.read().rpartition(")")[2].split()[19]
+    text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
+    return text.rpartition(")")[2].split()[19]
 
 
 def test_this_process_is_alive_and_survives_its_label() -> None:

@@ -225,8 +225,7 @@ requests = st.builds(
 def test_whatever_is_asked_for_is_refused_or_stays_within_the_limits(request: Request) -> None:
     try:
         made = policy.plan(request, SETTINGS)
-    except RequestError as error:
-        assert "\n" not in str(error)
+    except RequestError:
         return
     limits = SETTINGS.limits
     assert 0 < made.limits.timeout_s <= limits.max_timeout_s

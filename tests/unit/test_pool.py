@@ -40,6 +40,7 @@ def settings_of(
 
 SPEC = cell_spec(LANGUAGES["python"], settings_of(0))
 OTHER = cell_spec(LANGUAGES["bash"], settings_of(0))
+PLAIN = Script()
 settle = anyio.wait_all_tasks_blocked
 
 
@@ -64,7 +65,7 @@ class Opened:
 
 @asynccontextmanager
 async def opened(
-    scripts: Scripts = Script(),
+    scripts: Scripts = PLAIN,
     *,
     size: int = 0,
     starting: int = 2,
@@ -282,7 +283,7 @@ async def test_a_caller_that_gives_up_just_when_it_is_served_passes_the_cell_on(
             scopes[0].cancel()  # cancelled, but still first in the queue when it is served
             shelve(*args)
 
-        it.pool._shelve = shelve_and_cancel  # type: ignore[method-assign]
+        it.pool._shelve = shelve_and_cancel  # type: ignore[method-assign,assignment]
         gate.set()
         await settle()
         assert served == [1]

@@ -45,13 +45,14 @@ SETTINGS = Settings.model_construct(
     limits=LimitSettings(output_chars=10),
     runs=RunSettings(concurrent=1, queue=0),
 )
+PLAIN = Script()
 REQUEST = Request(language="python", code="print(1)")
 PLAN = plan(REQUEST, SETTINGS)
 
 
 @asynccontextmanager
 async def opened(
-    scripts: Scripts = Script(), **more: Any
+    scripts: Scripts = PLAIN, **more: Any
 ) -> AsyncIterator[tuple[Runner, FakeBackend]]:
     backend = FakeBackend(scripts=scripts, **more)
     raised: Exception | None = None
@@ -292,14 +293,14 @@ async def test_a_refused_request_touches_nothing() -> None:
 
 
 async def test_past_the_queue_the_server_is_busy_and_nothing_is_made() -> None:
-    async with opened(Script(run=(Wait(anyio.Event()),))) as (runner, backend):
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(runner.execute, REQUEST)
-            await anyio.wait_all_tasks_blocked()
-            with pytest.raises(BusyError):
-                await runner.execute(REQUEST)
-            assert backend.asked == 1
-            tasks.cancel_scope.cancel()
+    busy = Script(run=(Wait(anyio.Event()),))
+    async with opened(busy) as (runner, backend), anyio.create_task_group() as tasks:
+        tasks.start_soon(runner.execute, REQUEST)
+        await anyio.wait_all_tasks_blocked()
+        with pytest.raises(BusyError):
+            await runner.execute(REQUEST)
+        assert backend.asked == 1
+        tasks.cancel_scope.cancel()
 
 
 async def test_a_cancelled_run_frees_its_place_and_its_cell() -> None:

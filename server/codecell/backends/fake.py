@@ -58,7 +58,7 @@ def say(text: str | bytes, kind: Kind = Kind.STDOUT) -> Reply:
     return Reply(kind, text.encode() if isinstance(text, str) else text)
 
 
-def leave(code: int | None = 0, **facts: object) -> Reply:
+def leave(code: object = 0, **facts: object) -> Reply:
     """Report the end of the run; `facts` replace or, being `...`, remove single fields."""
     report: dict[str, object] = {
         "ending": Ending.EXITED,

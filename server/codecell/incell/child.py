@@ -206,6 +206,6 @@ def _exec_standby(standby: Standby, go: int, job: int, oops: int) -> NoReturn:
 
 
 def _exec(argv: list[str], env: dict[str, str]) -> NoReturn:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):  # which Python itself sets
+        signal.signal(number, signal.SIG_DFL)
     os.execve(argv[0], argv, env)

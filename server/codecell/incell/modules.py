@@ -6,6 +6,7 @@ begins is what a fresh interpreter has.
 
 import builtins
 import sys
+from posix import listdir as _listdir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Modules:
 
         def _find_and_load(name: str, import_: "Any") -> "ModuleType":
             if name in self.stash:
-                self._restore(name)
+                self._restore(self._wanted(name))
             module: "ModuleType" = find_and_load(name, import_)
             return module
 
@@ -96,18 +97,37 @@ class Modules:
         )
         bootstrap._find_and_load = _find_and_load
 
-    def _restore(self, name: str) -> None:
+    def _wanted(self, name: str) -> "dict[str, None]":
+        """List what an import of `name` brings; nothing where the program has such a file."""
         todo = [name]
+        found: "dict[str, None]" = {}
         while todo:
             current = todo.pop()
-            module = self.stash.pop(current, None)
-            if module is None:
+            if current not in self.stash or current in found:
                 continue
-            sys.modules[current] = module
+            found[current] = None
             todo.extend(self.edges.get(current, ()))
             parent = current.rpartition(".")[0]
             if parent:
                 todo.append(parent)
+        return {} if self._shadowed({current.partition(".")[0] for current in found}) else found
+
+    @staticmethod
+    def _shadowed(names: "set[str]") -> bool:
+        """Tell whether a file beside the program is found before a module of the same name."""
+        try:
+            here = _listdir(sys.path[0]) if sys.path else []
+        except OSError:
+            return False
+        for entry in here:
+            stem = entry.partition(".")[0]
+            if stem in names and stem not in sys.builtin_module_names:
+                return True
+        return False
+
+    def _restore(self, names: "Iterable[str]") -> None:
+        for name in names:
+            sys.modules[name] = self.stash.pop(name)
 
 
 MODULES = Modules()

@@ -19,6 +19,9 @@ else:
     import _signal as signal  # see child.py
 
 
+UNFLUSHED = 120  # the interpreter's own status where output was lost
+
+
 class Program(BaseException):
     """Carries a program up to the bottom of the child's stack, where it is run."""
 
@@ -39,22 +42,26 @@ def run_program(argv: list[str]) -> NoReturn:
     sys.orig_argv[:] = [sys.executable, *argv]
     _renew_stdin()
     status = 0
+    failure: BaseException | None = None
     try:
         with open(path, "rb") as file:
             code = compile(file.read(), path, "exec", dont_inherit=True)
         exec(code, scope)
-    except SystemExit as error:
-        status = exit_status(error.code)
     except BaseException as error:
+        failure = error
         if error.__traceback__ is not None:
             error.__traceback__ = error.__traceback__.tb_next  # less this frame
-        sys.excepthook(type(error), error, error.__traceback__)
-        status = -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+    # From here no exception is being handled, as when the interpreter itself reports one.
     del scope
+    for name in ("stderr", "stdout"):
+        _flushed(name)
+    if failure is not None:
+        status = _report(failure)
+        failure = None
     if "threading" in sys.modules:
         sys.modules["threading"]._shutdown()
     atexit._run_exitfuncs()
-    status = _flush(status)
+    flushed = _flush_last()
     sys.modules.pop("__main__", None)
     gc.collect()  # young objects only: what was there before the fork is frozen
     own = [name for name in sys.modules if name not in FRESH and name not in MODULES.prepared]
@@ -62,11 +69,33 @@ def run_program(argv: list[str]) -> NoReturn:
         del sys.modules[name]
     if own:
         gc.collect()
-    status = _flush(status)
+    for name in ("stdout", "stderr"):
+        flushed = _flushed(name) is None and flushed
     if status < 0:
         signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
-    os._exit(status & 0xFF)
+    os._exit(status & 0xFF if flushed else UNFLUSHED)
+
+
+def _report(error: BaseException) -> int:
+    """Do what the interpreter does with an exception that nobody caught; return the status."""
+    if isinstance(error, SystemExit):
+        return exit_status(error.code)
+    sys.last_type, sys.last_value, sys.last_traceback = type(error), error, error.__traceback__
+    if sys.version_info >= (3, 12):
+        sys.last_exc = error
+    try:
+        sys.excepthook(type(error), error, error.__traceback__)
+    except SystemExit as stop:
+        return exit_status(stop.code)
+    except BaseException as second:
+        if second.__traceback__ is not None:
+            second.__traceback__ = second.__traceback__.tb_next
+        _write_stderr("Error in sys.excepthook:\n")
+        sys.__excepthook__(type(second), second, second.__traceback__)
+        _write_stderr("\nOriginal exception was:\n")
+        sys.__excepthook__(type(error), error, error.__traceback__)
+    return -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
 
 
 def exit_status(code: object) -> int:
@@ -74,9 +103,21 @@ def exit_status(code: object) -> int:
     if code is None:
         return 0
     if isinstance(code, int):
-        return code & 0xFF
-    print(code, file=sys.stderr)
+        return (code if -(2**63) <= code < 2**63 else -1) & 0xFF
+    try:
+        _write_stderr(str(code))
+    except BaseException:
+        pass  # the interpreter says nothing either
+    _write_stderr("\n")
     return 1
+
+
+def _write_stderr(text: str) -> None:
+    """Write to the program's stderr, or to descriptor 2 where there is none."""
+    try:
+        sys.stderr.write(text)
+    except BaseException:
+        os.write(2, text.encode("utf-8", "backslashreplace"))
 
 
 def _enter_main(path: str) -> dict[str, Any]:
@@ -104,13 +145,21 @@ def _renew_stdin() -> None:
     sys.__stdin__ = new  # type: ignore[misc]  # final, but for the interpreter itself
 
 
-def _flush(status: int) -> int:
-    """Flush stdout and stderr; a status of success does not outlast a failure to."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
+def _flush_last() -> bool:
+    """Flush stdout and stderr, and say when stdout could not be."""
+    error = _flushed("stdout")
+    if error is not None:
+        _write_stderr("Exception ignored on flushing sys.stdout:\n")
+        _write_stderr(f"{type(error).__name__}: {error}\n")
+    return (_flushed("stderr") is None) and error is None
+
+
+def _flushed(name: str) -> BaseException | None:
+    """Flush one of the interpreter's streams unless it is closed; return what went wrong."""
+    try:
+        stream = getattr(sys, name, None)
+        if stream is not None and not stream.closed:
             stream.flush()
-        except ValueError:
-            pass  # closed by the program
-        except BaseException:
-            status = status or 120
-    return status
+    except BaseException as error:
+        return error
+    return None

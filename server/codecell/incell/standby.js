@@ -54,6 +54,7 @@ try {
   }
   Object.assign(process.env, head.env);
   process.argv = [process.execPath, ...head.argv];
+  process.execArgv = [];
 } catch (error) {
   fs.writeSync(5, String(error));
   process.reallyExit(127);

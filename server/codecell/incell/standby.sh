@@ -7,3 +7,4 @@ builtin . /dev/fd/4
 exec 3<&- 4<&- 5>&-  # not `builtin exec`: that would open them again
 builtin unset BASH_ENV REPLY
 SECONDS=0
+builtin : /bin/bash  # what $_ is at the start
