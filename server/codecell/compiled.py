@@ -7,8 +7,8 @@ from codecell.model import Launch, Standby
 MIB = 1024 * 1024
 BINARY = (f"{SANDBOX}/{{stem}}",)
 GCC_OPTIONS = ("-O2", "-Wall", "-o", f"{SANDBOX}/{{stem}}", "{main}")
-# The heap may grow past the cell, so that the kernel, whose counter can't be forged, ends what needs
-# more; it grows late and is given back early, so that garbage alone is no reason.
+# The heap may grow past the cell, so that the kernel, whose counter can't be forged, ends what
+# needs more; it grows late and is given back early, so that garbage alone is no reason.
 JVM_HEAP = (
     "-Xmx{heap_mib}m",
     "-XX:MinHeapFreeRatio=10",

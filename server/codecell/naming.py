@@ -35,7 +35,7 @@ _JAVA_TOKEN = re.compile(
 
 
 def java(code: str) -> Name | None:
-    """Find the file's name, its public type, and its entry, the first top-level type with a main."""
+    """Find the file's name, its public type, and its entry, the first type with a main."""
     depth, package, public = 0, "", False
     first = named = entry = current = ""
     at = 0

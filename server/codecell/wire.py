@@ -123,7 +123,8 @@ class ExecuteCodeOutput(WireOutput):
     status: Status = Field(
         description="success: exit code 0. execution_error: non-zero exit or signal. "
         "compile_error: it never ran, see compile. timeout, out_of_memory, "
-        "output_limit: stopped at that limit. cancelled. setup_error: the server's fault, not the program's."
+        "output_limit: stopped at that limit. cancelled. "
+        "setup_error: the server's fault, not the program's."
     )
     exit_code: int | None = Field(description="Exit code, null if it did not exit by itself.")
     signal: str | None = Field(description="Signal that ended it, such as SIGSEGV, or null.")

@@ -21,7 +21,7 @@ COMPILED = [name for name, language in LANGUAGES.items() if language.compile]
 WITH_ARGS = [name for name, language in LANGUAGES.items() if language.takes_args]
 KERNEL_JUDGES = [name for name in LANGUAGES if any((PROGRAMS / name).glob("memory.*"))]
 SAYS_NAME_ONLY = {"kotlin", "erlang"}  # their compilers print paths so; they start in /sandbox
-LINE = "zażółć 漢字 👩‍👩‍👧"  # noqa: RUF001  what else
+LINE = "zażółć 漢字 👩‍👩‍👧"
 
 
 def program(language: str, name: str) -> str:

@@ -162,7 +162,7 @@ def test_arguments_and_environment_arrive_as_they_are() -> None:
     made = plan(args=("", "a b", "'$(x)", "é\n"), env=(("A", ""), ("_b1", "x\ny")))
     (step,) = made.steps
     assert step.argv == ("/usr/bin/python3", "/sandbox/main.py", "", "a b", "'$(x)", "é\n")
-    assert made.env == (("A", ""), ("_b1", "x\ny"))
+    assert step.env == (("A", ""), ("_b1", "x\ny"))
 
 
 def test_braces_in_an_argument_are_not_substituted() -> None:
@@ -200,7 +200,7 @@ def test_the_program_is_the_languages_file_in_the_sandbox(language: str) -> None
     assert file.path == LANGUAGES[language].file_name
     assert file.content == "é\r\n".encode()
     assert made.main == f"/sandbox/{file.path}"
-    assert made.main in made.steps[0].argv
+    assert any(made.main in word for word in made.steps[0].argv)
     assert made.stdin == b"s"
     assert made.steps[-1].kind == "run"
 
