@@ -221,7 +221,8 @@ def language(name: str, **changes: Any) -> LanguageOutput:
     values: dict[str, Any] = {
         "id": name, "title": name.title(), "aliases": ["x"], "version": "1.2", "installed": True,
         "file_name": "main.x", "command": ["run", "main.x"], "compile_command": [], "warm": True,
-        "warm_cells": 2, "preinstalled": ["std"], "limits": LIMITS, "max_timeout_s": 300, "notes": "",
+        "warm_cells": 2, "preinstalled": ["std"], "limits": LIMITS, "max_timeout_s": 300,
+        "notes": "",
     }  # fmt: skip
     return LanguageOutput(**{**values, **changes})
 
