@@ -555,7 +555,7 @@ async def test_a_bash_program_does_what_it_always_does(
         (("TZ", "JST-9"), ("MINE", "é ' \n"), ("HOME", "/tmp"), ("PATH", "/usr/bin:/bin")),
         (("RANDOM", "5"), ("TMOUT", "1"), ("POSIXLY_CORRECT", "1"), ("GLOBIGNORE", "a*")),
         (("PROMPT_COMMAND", "x"), ("CDPATH", "/"), ("MAIL", "x"), ("EXECIGNORE", "x")),
-        (("BASHOPTS", "nullglob"), ("SHELLOPTS", "xtrace")),
+        (("BASHOPTS", "nullglob"), ("SHELLOPTS", "noglob")),
         (
             ("a", "b"),
             ("BASH_FUNC_f", "x"),

@@ -21,6 +21,7 @@ import pytest
 from codecell.app import open_runner
 from codecell.backends.docker.owners import LABEL_OWNER, Owner
 from codecell.model import Outcome, Request, Status
+from codecell.runner import Runner
 from codecell.settings import Settings, load
 
 pytestmark = [pytest.mark.anyio, pytest.mark.docker]
@@ -31,6 +32,14 @@ COLD = {"languages": ["python"], "min": 0, "max": 0}
 @pytest.fixture(scope="module")
 def settings() -> Settings:
     return load(flags={"pool": {"languages": ["python"], "min": 2, "max": 2}})
+
+
+@pytest.fixture(scope="module")
+async def runner(engine: docker.APIClient, settings: Settings) -> AsyncIterator[Runner]:
+    """One for all attacks: each must leave it as good as new."""
+    # First used behind the tests that count this process's containers.
+    async with open_runner(settings) as opened:
+        yield opened
 
 
 def containers(engine: docker.APIClient, owner: Owner) -> list[str]:

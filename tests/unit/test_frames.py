@@ -1,8 +1,8 @@
 """The framed protocol: only whole frames of known types get past the decoder."""
 
-import contextlib
-import itertools
 import json
+from contextlib import suppress
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -37,7 +37,7 @@ frames = st.builds(
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
     at = sorted({0, len(data), *(place % (len(data) + 1) for place in places)})
-    return [data[a:b] for a, b in itertools.pairwise(at)]
+    return [data[a:b] for a, b in pairwise(at)]
 
 
 @given(st.lists(frames, max_size=8), st.lists(st.integers(0, 10**6), max_size=20))
@@ -152,7 +152,7 @@ def test_anything_but_a_json_object_is_refused(payload: bytes) -> None:
 
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes_are_an_object_or_refused(payload: bytes) -> None:
-    with contextlib.suppress(ProtocolError):
+    with suppress(ProtocolError):
         assert isinstance(decode_json(Frame(Kind.FAULT, 0, payload)), dict)
 
 
