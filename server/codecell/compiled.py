@@ -55,7 +55,7 @@ COMPILED = (
             source="standby_tsc.js",
             file=f"{TMP}/.standby.js",
         ),
-        # Node takes half of the cell by default and aborts there; at its full size the kernel judges.
+        # By default node aborts at half of the cell; at its full size the kernel judges.
         run=("/usr/bin/node", "--max-old-space-size={memory_mib}", f"{SANDBOX}/{{stem}}.js"),
         version=("/usr/bin/tsc", "--version"),
         preinstalled=("Node.js built-in modules", "@types/node"),

@@ -16,7 +16,7 @@ MAIN = "public static void main(String[] args) {}"
         (f"class Helper {{ }}\nclass Start {{ {MAIN} }}", Name("Start", "Start")),
         (f"public class Api {{ }}\nclass Start {{ {MAIN} }}", Name("Api", "Start")),
         (f"public record Point(int x) {{ {MAIN} }}", Name("Point", "Point")),
-        (f"public interface Run {{ static void main(String[] a) {{}} }}", Name("Run", "Run")),
+        ("public interface Run { static void main(String[] a) {} }", Name("Run", "Run")),
         (f"public sealed abstract class A<T> permits B {{ {MAIN} }}", Name("A", "A")),
         (f"class Outer {{ public static class Inner {{ {MAIN} }} }}", Name("Outer", "Outer")),
         (
