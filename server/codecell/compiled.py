@@ -55,7 +55,8 @@ COMPILED = (
             source="standby_tsc.js",
             file=f"{TMP}/.standby.js",
         ),
-        run=("/usr/bin/node", f"{SANDBOX}/{{stem}}.js"),
+        # By default node aborts at half of the cell; at its full size the kernel judges.
+        run=("/usr/bin/node", "--max-old-space-size={memory_mib}", f"{SANDBOX}/{{stem}}.js"),
         version=("/usr/bin/tsc", "--version"),
         preinstalled=("Node.js built-in modules", "@types/node"),
         notes="Checked by the TypeScript compiler (strict), run by Node.js as a CommonJS module.",
