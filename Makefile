@@ -17,7 +17,7 @@ help: ## Show this list
 run: setup ## Set everything up, then run a program in every language through MCP
 	@$(BIN)/codecell demo
 
-test: setup $(STAMPS)/dev ## The same set-up, then every check and every test, real Docker included
+test: setup $(STAMPS)/dev images ## The same set-up, then every check and every test, real Docker included
 	@$(MAKE) --no-print-directory lint
 	$(PYTEST)
 
@@ -36,7 +36,7 @@ unit: $(STAMPS)/dev ## The unit tests alone: seconds, no engine
 security: setup $(STAMPS)/dev ## The attacks against real cells
 	$(PYTEST) tests/security
 
-images: $(STAMPS)/run ## Build every language's image that is missing or outdated
+images: setup ## Build every language's image that is missing or outdated
 	@$(BIN)/codecell images build --all
 
 schemas: $(STAMPS)/run ## Write tool_schemas/ from the wire models

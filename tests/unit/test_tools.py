@@ -6,8 +6,10 @@ from typing import Any
 
 import anyio
 import pytest
+import structlog
 from mcp import Client, MCPError
 from mcp.types import INVALID_PARAMS, CallToolResult, TextContent
+from structlog.testing import CapturingLogger
 
 from codecell import __version__, policy, tools
 from codecell.errors import BusyError, EngineUnavailable, RequestError
@@ -172,14 +174,17 @@ async def test_refusals_are_tool_errors(connect: Connect, error: Exception, text
 
 
 async def test_the_unexpected_is_logged_and_not_told(
-    connect: Connect, capsys: pytest.CaptureFixture[str]
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    logged = CapturingLogger()  # whatever an earlier test has configured
+    processors = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    monkeypatch.setattr(tools, "log", structlog.wrap_logger(logged, processors))
     async with connect(ScriptedRunner(raising(RuntimeError("/secret/path")))) as client:
         result = await client.call_tool("execute_code", MINIMAL)
         again = await client.call_tool("list_languages")
     assert result.is_error
     assert text_of(result) == "Internal error; the program may not have run. Try again."
-    assert "/secret/path" in "".join(capsys.readouterr())
+    assert "/secret/path" in str(logged.calls)
     assert not again.is_error
 
 
