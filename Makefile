@@ -14,7 +14,7 @@ help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
 		printf '  make %-10s %s\n' "$$name" "$$text"; done
 
-run: setup ## Set everything up, then run a program in every language through MCP
+run: setup ## Set everything up, then run programs through MCP
 	@$(BIN)/codecell demo
 
 test: setup $(STAMPS)/dev images ## The same set-up, then every check and every test, real Docker included
