@@ -9,6 +9,7 @@ import pytest
 
 import codecell
 from codecell.errors import RequestError
+from codecell.languages import LANGUAGES
 from codecell.model import Status
 from codecell.settings import PoolSettings, Settings
 
@@ -33,7 +34,7 @@ async def test_a_program_and_its_outcome() -> None:
         )
         with pytest.raises(RequestError, match="Did you mean 'python'"):
             await sandbox.execute("pyhton", "print(1)")
-        assert [info.id for info in await sandbox.languages()] == ["python", "javascript", "bash"]
+        assert [info.id for info in await sandbox.languages()] == list(LANGUAGES)
     assert (outcome.status, outcome.exit_code) == (Status.EXECUTION_ERROR, 3)
     assert outcome.stdout.text == "env arg in\n"
 
