@@ -4,7 +4,6 @@ Everything above this file works with any backend that keeps these promises; the
 (tests/contract) runs them against every one. Nothing of an engine's own wire format passes here.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -89,6 +88,3 @@ class Backend(Protocol):
 
     async def aclose(self) -> None:
         """Remove every cell of this instance. Idempotent."""
-
-
-OnLost = Callable[[str], None]
