@@ -1,0 +1,193 @@
+"""One frozen `Settings` value, made once at the edge: flags, then `CODECELL_*`, then codecell.toml.
+
+Nothing below `cli` reads the environment. Every field's description becomes a row of the README's
+table (`codecell settings --markdown`, compared in the tests).
+"""
+
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ByteSize, Field, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+from codecell.errors import ConfigurationError
+from codecell.language import Languages
+from codecell.languages import LANGUAGES
+from codecell.settings.languages import LanguageSettings
+from codecell.settings.sections import (
+    EngineSettings,
+    LimitSettings,
+    LogSettings,
+    PoolSettings,
+    RunSettings,
+)
+
+__all__ = [
+    "EngineSettings",
+    "LanguageSettings",
+    "LimitSettings",
+    "LogSettings",
+    "PoolSettings",
+    "RunSettings",
+    "Settings",
+    "load",
+    "rows",
+]
+
+ENV_PREFIX, ENV_DELIMITER = "CODECELL_", "__"
+
+
+class Settings(BaseSettings):
+    """The whole configuration."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter=ENV_DELIMITER,
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        nested_model_default_partial_update=True,
+    )
+
+    limits: LimitSettings = LimitSettings()
+    runs: RunSettings = RunSettings()
+    pool: PoolSettings = PoolSettings()
+    engine: EngineSettings = EngineSettings()
+    log: LogSettings = LogSettings()
+    languages: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")], LanguageSettings] = (
+        Field(default={}, description="Languages added or changed")
+    )
+
+    @cached_property
+    def table(self) -> Languages:
+        """The languages of this server: ours and the operator's."""
+        ours = [
+            self.languages[name].apply(name, language) if name in self.languages else language
+            for name, language in LANGUAGES.items()
+        ]
+        new = [
+            given.apply(name, None)
+            for name, given in self.languages.items()
+            if name not in LANGUAGES
+        ]
+        return Languages([*ours, *new])
+
+    @model_validator(mode="after")
+    def _languages_fit(self) -> Self:
+        for name in self.pool.languages:
+            if name not in self.table:
+                raise ValueError(
+                    f"pool.languages: unknown language {name!r}; known: {', '.join(self.table)}"
+                )
+        pairs = (
+            ("memory", "max_memory"),
+            ("cpus", "max_cpus"),
+            ("processes", "max_processes"),
+            ("compile_timeout_s", "max_compile_timeout_s"),
+        )
+        for name, given in self.languages.items():
+            for key, ceiling in pairs:
+                value, most = getattr(given, key), getattr(self.limits, ceiling)
+                if value is not None and value > most:
+                    raise ValueError(
+                        f"languages.{name}.{key} is larger than its ceiling limits.{ceiling}"
+                    )
+            sandbox, tmp = given.sandbox or self.limits.sandbox, given.tmp or self.limits.tmp
+            if sandbox + tmp > self.limits.max_tmpfs:
+                raise ValueError(
+                    f"languages.{name}.sandbox and tmp together are larger than limits.max_tmpfs"
+                )
+        return self
+
+
+def load(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> Settings:
+    """Read the settings in their precedence: flags, environment, file.
+
+    Args:
+        config: a codecell.toml; None takes ./codecell.toml where there is one.
+        flags: nested values that win over everything, as `{"engine": {"runtime": "runsc"}}`.
+
+    Raises:
+        ConfigurationError: naming the key that is unknown, malformed or contradictory.
+    """
+    path = config if config is not None else Path("codecell.toml")
+    if config is not None and not config.is_file():
+        raise ConfigurationError(f"configuration file {config} does not exist")
+
+    class _Sources(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            del dotenv_settings, file_secret_settings
+            toml = TomlConfigSettingsSource(settings_cls, toml_file=path)
+            return init_settings, env_settings, toml
+
+    _check_environment()
+    try:
+        return _Sources(**(flags or {}))
+    except ValidationError as error:
+        raise ConfigurationError(_explain(error)) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
+    except SettingsError as error:
+        raise ConfigurationError(f'{error}; a list is written as ["a", "b"]') from error
+
+
+def _check_environment() -> None:
+    """Refuse variables that would be ignored: pydantic-settings reads only the names it knows."""
+    for name in sorted(os.environ):
+        section = name.removeprefix(ENV_PREFIX).partition(ENV_DELIMITER)[0].lower()
+        if name.startswith(ENV_PREFIX) and section not in Settings.model_fields:
+            raise ConfigurationError(
+                f"{name}: unknown; {ENV_PREFIX}<SECTION>{ENV_DELIMITER}<KEY> is read, with the "
+                f"sections {', '.join(Settings.model_fields).upper()}"
+            )
+
+
+def _explain(error: ValidationError) -> str:
+    parts = []
+    for item in error.errors(include_url=False, include_input=False):
+        key = ".".join(str(part) for part in item["loc"])
+        text = "unknown key" if item["type"] == "extra_forbidden" else item["msg"]
+        parts.append(f"{key}: {text.removeprefix('Value error, ')}" if key else text)
+    return "; ".join(parts)
+
+
+def rows() -> Iterator[tuple[str, str, str]]:
+    """Yield (key, default, meaning) of every setting, for the README's generated table."""
+    for section, field in Settings.model_fields.items():
+        model = field.annotation
+        if section == "languages":
+            model, section = LanguageSettings, "languages.NAME"
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            continue
+        for name, info in model.model_fields.items():
+            yield f"{section}.{name}", _show(info.default), info.description or ""
+
+
+def _show(value: object) -> str:
+    if value is None:
+        return "(none)"
+    if isinstance(value, ByteSize):
+        return value.human_readable().replace(".0", "")
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value)
