@@ -10,6 +10,9 @@ from codecell.backends import open_backend
 from codecell.pool import Pool
 from codecell.runner import Runner
 from codecell.settings import Settings
+from codecell.store import Store
+
+EXPIRE_EVERY_S = 60.0
 
 
 @asynccontextmanager
@@ -24,13 +27,15 @@ async def open_runner(settings: Settings, *, warm: bool = True) -> AsyncIterator
     """
     log.keep_quiet()
     backend = open_backend(settings)
+    store = Store(settings.store)
     raised: Exception | None = None
     try:
         async with anyio.create_task_group() as tasks:
             pool = Pool(backend, settings, tasks, warm=warm)
             tasks.start_soon(pool.keep_ready)
+            tasks.start_soon(_keep_clean, store)
             try:
-                yield Runner(pool, settings)
+                yield Runner(pool, settings, store)
             except Exception as error:  # noqa: BLE001  raised below, where no task group wraps it
                 raised = error
             finally:
@@ -38,7 +43,15 @@ async def open_runner(settings: Settings, *, warm: bool = True) -> AsyncIterator
                     await pool.aclose()
                 tasks.cancel_scope.cancel()
     finally:
+        store.close()
         with anyio.CancelScope(shield=True):
             await backend.aclose()
     if raised is not None:
         raise raised
+
+
+async def _keep_clean(store: Store) -> None:
+    """Remove stored results in time, whether or not anybody asks for one."""
+    while True:
+        await anyio.sleep(EXPIRE_EVERY_S)
+        store.expire()

@@ -3,6 +3,8 @@
     CodecellError
     ├── RequestError            the caller's fault; its text is safe to show
     ├── BusyError               no room now; says when to retry
+    ├── ResourceNotFound        no such stored result for this caller; its text is safe to show
+    ├── StoreFull               no room for a result; the run itself is unharmed
     ├── ConfigurationError      the operator's fault; names the key (process exit status 2)
     └── SandboxError            ours; shown as `setup_error`, logged in full
         ├── EngineUnavailable   no container engine answers
@@ -32,6 +34,14 @@ class BusyError(CodecellError):
     def __init__(self, message: str, *, retry_after_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class ResourceNotFound(CodecellError):
+    """A stored result that is not there, is over, or is another caller's."""
+
+
+class StoreFull(CodecellError):
+    """A result can't be stored; it is listed as left out."""
 
 
 class ConfigurationError(CodecellError):

@@ -95,6 +95,20 @@ class File:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Input:
+    """A file that a request brings.
+
+    Attributes:
+        path: relative to /sandbox.
+        uri: a stored result of the caller's that is the content; the runner puts it in.
+    """
+
+    path: str
+    content: bytes = b""
+    uri: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """One process tree to start and wait for."""
 
@@ -110,10 +124,12 @@ class Request:
     """What a caller asked for, after validation of its shape."""
 
     language: str
-    code: str
+    code: str = ""  # may be empty where `entrypoint` names one of the files
     stdin: str = ""
     args: tuple[str, ...] = ()
     env: tuple[tuple[str, str], ...] = ()
+    files: tuple[Input, ...] = ()
+    entrypoint: str | None = None
     timeout_s: float | None = None
     caller: str = "local"
 

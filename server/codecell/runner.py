@@ -32,14 +32,20 @@ from codecell.model import (
 from codecell.output import Capture
 from codecell.pool import Pool
 from codecell.settings import Settings
+from codecell.store import Store
 
 log = structlog.get_logger(__name__)
 
 
 class Runner:
-    """What every surface runs programs with."""
+    """What every surface runs programs with.
 
-    def __init__(self, pool: Pool, settings: Settings) -> None:
+    Attributes:
+        store: the results that can be read later.
+    """
+
+    def __init__(self, pool: Pool, settings: Settings, store: Store | None = None) -> None:
+        self.store = store if store is not None else Store(settings.store)
         self._pool = pool
         self._settings = settings
         self._admission = Admission(concurrent=settings.runs.concurrent, queue=settings.runs.queue)

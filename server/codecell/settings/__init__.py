@@ -26,20 +26,24 @@ from codecell.languages import LANGUAGES
 from codecell.settings.languages import LanguageSettings
 from codecell.settings.sections import (
     EngineSettings,
+    FileSettings,
     LimitSettings,
     LogSettings,
     PoolSettings,
     RunSettings,
+    StoreSettings,
 )
 
 __all__ = [
     "EngineSettings",
+    "FileSettings",
     "LanguageSettings",
     "LimitSettings",
     "LogSettings",
     "PoolSettings",
     "RunSettings",
     "Settings",
+    "StoreSettings",
     "load",
     "rows",
 ]
@@ -62,6 +66,8 @@ class Settings(BaseSettings):
     limits: LimitSettings = LimitSettings()
     runs: RunSettings = RunSettings()
     pool: PoolSettings = PoolSettings()
+    files: FileSettings = FileSettings()
+    store: StoreSettings = StoreSettings()
     engine: EngineSettings = EngineSettings()
     log: LogSettings = LogSettings()
     languages: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")], LanguageSettings] = (

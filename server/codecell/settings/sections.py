@@ -1,6 +1,7 @@
 """The tables of codecell.toml: one frozen section each, every field with its meaning."""
 
 import math
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, model_validator
@@ -128,6 +129,52 @@ class PoolSettings(Section):
     def _least_within_most(self) -> Self:
         if self.min > self.max:
             raise ValueError("pool.min is larger than pool.max")
+        return self
+
+
+class FileSettings(Section):
+    """Files that a request brings, and those that a run leaves."""
+
+    in_count: Count = Field(200, description="Files that a request may bring")
+    in_size: Size = Field(
+        ByteSize(16 * MIB), description="Bytes that the files of a request may have together"
+    )
+    out_count: Count = Field(
+        200, description="Changed files of a run that are returned; further ones are counted"
+    )
+    out_file: Size = Field(
+        ByteSize(16 * MIB), description="Largest file that is returned; a larger one is named"
+    )
+    out_size: Size = Field(
+        ByteSize(32 * MIB), description="Bytes that the files of one run may have together"
+    )
+    image: Size = Field(
+        ByteSize(300 * KIB), description="Largest image that is shown in the result itself"
+    )
+    text: Size = Field(
+        ByteSize(16 * KIB), description="Largest text that is quoted in the result itself"
+    )
+
+
+class StoreSettings(Section):
+    """Results that can be read later."""
+
+    ttl_s: Seconds = Field(1800.0, description="How long a result can be read, in seconds")
+    size: Size = Field(
+        ByteSize(1024 * MIB), description="Disk that stored results may take together"
+    )
+    caller_size: Size = Field(
+        ByteSize(256 * MIB), description="The same for one caller; its oldest make room"
+    )
+    items: Count = Field(20_000, description="Stored results at a time; the oldest make room")
+    directory: Path | None = Field(
+        None, description="Where they are spooled; by default the machine's temporary directory"
+    )
+
+    @model_validator(mode="after")
+    def _share_within_all(self) -> Self:
+        if self.caller_size > self.size:
+            raise ValueError("store.caller_size is larger than store.size")
         return self
 
 
