@@ -1,12 +1,13 @@
 """The composition root: opens backend, pool and runner, and closes them in reverse."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
 
 from codecell import log
 from codecell.backends import open_backend
+from codecell.observer import Observer, Observers
 from codecell.pool import Pool
 from codecell.runner import Runner
 from codecell.settings import Settings
@@ -16,26 +17,30 @@ EXPIRE_EVERY_S = 60.0
 
 
 @asynccontextmanager
-async def open_runner(settings: Settings, *, warm: bool = True) -> AsyncIterator[Runner]:
+async def open_runner(
+    settings: Settings, *, warm: bool = True, observers: Sequence[Observer] = ()
+) -> AsyncIterator[Runner]:
     """Open everything a surface needs; leaving removes every cell.
 
     Args:
         settings: the whole configuration.
         warm: False makes no cell ahead of time (a one-shot call has no use for spares).
+        observers: who is told of runs and cells.
 
     An engine that is away is no error here: each run reports it until it is back.
     """
     log.keep_quiet()
+    told = Observers(observers)
     backend = open_backend(settings)
     store = Store(settings.store)
     raised: Exception | None = None
     try:
         async with anyio.create_task_group() as tasks:
-            pool = Pool(backend, settings, tasks, warm=warm)
+            pool = Pool(backend, settings, tasks, warm=warm, observers=told)
             tasks.start_soon(pool.keep_ready)
             tasks.start_soon(_keep_clean, store)
             try:
-                yield Runner(pool, settings, store)
+                yield Runner(pool, settings, store, told)
             except Exception as error:  # noqa: BLE001  raised below, where no task group wraps it
                 raised = error
             finally:

@@ -65,6 +65,7 @@ class Link:
         self.idle_bytes = TYPICAL_BYTES
         self.wiping = False  # whether the last step asked for the cell to be wiped behind it
         self.went = False  # whether the current run's program was told to go
+        self.stopped: Facts | None = None  # what a cancelled run left behind
         self.lost: SandboxError | None = None
         self._ready = anyio.Event()
         self._ended = anyio.Event()
@@ -154,6 +155,7 @@ class Link:
             raise self.lost
         self.runs += 1
         self.went = False
+        self.stopped = None
         # Only a program's end is the end of a run: what a compile step made must stay.
         again = self.spec.reuse == "caller" and step.kind == "run"
         self.wiping = again
@@ -175,6 +177,7 @@ class Link:
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
                 await self.cancel()
+            self.stopped = run.facts
             raise
         finally:
             self._run = None

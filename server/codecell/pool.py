@@ -5,7 +5,8 @@ in the background, in the pool's own tasks: a caller that gives up loses nothing
 With `reuse = "caller"` a cell that was wiped goes back to its own caller, never to another.
 """
 
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 
 import anyio
@@ -15,6 +16,7 @@ from anyio.abc import TaskGroup
 from codecell.errors import SandboxError
 from codecell.link import Link
 from codecell.model import CellSpec
+from codecell.observer import CellEvent, Observers, Reason
 from codecell.policy import cell_spec
 from codecell.sandbox import Backend
 from codecell.settings import Settings
@@ -32,9 +34,16 @@ class Pool:
     """All the cells of this server."""
 
     def __init__(
-        self, backend: Backend, settings: Settings, tasks: TaskGroup, *, warm: bool
+        self,
+        backend: Backend,
+        settings: Settings,
+        tasks: TaskGroup,
+        *,
+        warm: bool,
+        observers: Observers | None = None,
     ) -> None:
         self.backend = backend
+        self._observers = observers if observers is not None else Observers()
         self._settings = settings.pool
         self._tasks = tasks
         self._warm = warm
@@ -75,13 +84,17 @@ class Pool:
         shelf = self._shelf(spec)
         link = shelf.take(caller)
         while shelf.dead:
-            self._tasks.start_soon(self._discard, shelf.dead.pop())
+            self._tasks.start_soon(self._discard, shelf.dead.pop(), "lost")
+        waited_s = None
         if link is None:
+            asked = time.monotonic()
             link = await self._wait(shelf, caller)
+            waited_s = time.monotonic() - asked
         link.bind(caller)
         self._leased += 1
+        self._observers.leased(spec.language, waited_s)
         self._refill_soon()  # a long run must not keep the next callers waiting
-        after = self._discard
+        after: Callable[[Link], Coroutine[None, None, None]] = self._discard
         try:
             yield link
             if link.lost is None:
@@ -121,7 +134,7 @@ class Pool:
         if self._closed:
             return
         if not link.usable:
-            self._tasks.start_soon(self._discard, link)
+            self._tasks.start_soon(self._discard, link, "lost")
             self._balance()
         elif (waiter := shelf.waiter_for(link)) is not None:
             waiter.link = link
@@ -131,7 +144,7 @@ class Pool:
         elif link.caller is None and len(shelf.ready) < shelf.target:
             shelf.ready.append(link)
         else:
-            self._tasks.start_soon(self._discard, link)
+            self._tasks.start_soon(self._discard, link, "idle")
 
     # making
 
@@ -166,6 +179,7 @@ class Pool:
         return idle + (self._starting + 1) * typical <= self._settings.memory
 
     async def _make(self, shelf: Shelf) -> None:
+        began = time.monotonic()
         try:
             link = await self._open(shelf.spec)
         except SandboxError as error:
@@ -175,6 +189,10 @@ class Pool:
             self._failed(shelf, SandboxError(f"making a cell failed: {type(error).__name__}"))
         else:
             shelf.failures = 0
+            took = time.monotonic() - began
+            self._observers.cell_created(
+                CellEvent(cell_id=link.cell.id, language=shelf.spec.language, took_s=took)
+            )
             if self._closed:  # too late for `aclose` to have seen it
                 await self._discard_now(link)
             self._shelve(shelf, link)
@@ -191,6 +209,7 @@ class Pool:
         try:
             await link.boot()
         except BaseException:
+            self._links.discard(link)  # it never was one
             await self._discard_now(link)
             raise
         return link
@@ -206,7 +225,7 @@ class Pool:
         else:
             shelf.ready.remove(link)
             self._failed(shelf, link.lost or SandboxError("the cell ended"))
-        await self._discard(link)
+        await self._discard(link, "lost")
         self._balance()
 
     def _failed(self, shelf: Shelf, error: SandboxError) -> None:
@@ -241,7 +260,7 @@ class Pool:
         if link.usable and not self._closed:
             self._shelve(shelf, link)
         else:
-            await self._discard(link)
+            await self._discard(link, "lost")
         self._balance()
 
     def _settle(self) -> None:
@@ -255,21 +274,33 @@ class Pool:
             for link in shelf.kept:
                 link.stale = True
             for link in (*shelf.surplus(), *stale):
-                self._tasks.start_soon(self._discard, link)
+                self._tasks.start_soon(self._discard, link, "idle")
         self._balance()
 
     async def _discard_now(self, link: Link) -> None:
         """Discard a cell, bounded, also where the task that made it is being cancelled."""
         with anyio.move_on_after(CLOSE_S, shield=True):
-            await self._discard(link)
+            await self._discard(link, "closing" if self._closed else "lost")
 
     async def _retire(self, link: Link) -> None:
         """Discard a used cell, whose processes are dead already, when its answer is out."""
         await anyio.sleep(REFILL_S)
         await self._discard(link)
 
-    async def _discard(self, link: Link) -> None:
-        self._links.discard(link)
+    async def _discard(self, link: Link, reason: Reason = "used") -> None:
+        if link in self._links:
+            self._links.remove(link)
+            if reason == "used" and link.lost is not None:
+                reason = "lost"
+            self._observers.cell_discarded(
+                CellEvent(
+                    cell_id=link.cell.id,
+                    language=link.spec.language,
+                    caller=link.caller,
+                    runs=link.runs,
+                    reason=reason,
+                )
+            )
         await link.cell.discard()
 
     async def aclose(self) -> None:
@@ -282,4 +313,4 @@ class Pool:
         with anyio.move_on_after(CLOSE_S):
             async with anyio.create_task_group() as tasks:
                 for link in list(self._links):
-                    tasks.start_soon(self._discard, link)
+                    tasks.start_soon(self._discard, link, "closing")

@@ -5,11 +5,12 @@ import signal as signals
 import time
 from dataclasses import replace
 
+import anyio
 import structlog
 
 from codecell import policy
 from codecell.admission import Admission
-from codecell.errors import CellLost, SandboxError
+from codecell.errors import BusyError, CellLost, RequestError, SandboxError
 from codecell.frames import Kind, encode_job, encode_shell_job
 from codecell.language import SANDBOX
 from codecell.link import Link
@@ -29,6 +30,7 @@ from codecell.model import (
     Step,
     Usage,
 )
+from codecell.observer import Observers, Phase, Place, Run, Watch
 from codecell.output import Capture
 from codecell.pool import Pool
 from codecell.settings import Settings
@@ -42,35 +44,75 @@ class Runner:
 
     Attributes:
         store: the results that can be read later.
+        observers: who is told.
     """
 
-    def __init__(self, pool: Pool, settings: Settings, store: Store | None = None) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        settings: Settings,
+        store: Store | None = None,
+        observers: Observers | None = None,
+    ) -> None:
         self.store = store if store is not None else Store(settings.store)
+        self.observers = observers if observers is not None else Observers()
         self._pool = pool
         self._settings = settings
         self._admission = Admission(concurrent=settings.runs.concurrent, queue=settings.runs.queue)
 
-    async def execute(self, request: Request) -> Outcome:
+    async def execute(self, request: Request, *, watch: Watch | None = None) -> Outcome:
         """Run a program; whatever the program does is a value.
+
+        Cancellation stops the program's processes; observers still get what it had printed.
 
         Raises:
             RequestError: the request can't be planned; nothing was touched.
             BusyError: no place and no room to wait.
         """
         started = time.monotonic()
-        plan = policy.plan(request, self._settings)
-        tale = _Tale(plan)
-        async with self._admission.slot():
-            try:
-                facts = await self._run(plan, tale)
-            except SandboxError as error:
-                log.error("run failed", run_id=tale.run_id, error=str(error))  # noqa: TRY400  expected kinds
-                return tale.setup_error(error, time.monotonic() - started)
-        outcome = tale.outcome(facts, time.monotonic() - started)
-        log.info(
-            "run", run_id=tale.run_id, language=plan.language, status=outcome.status.value,
-            wall_s=outcome.usage.wall_s, cpu_s=outcome.usage.cpu_s,
-        )  # fmt: skip
+        try:
+            plan = policy.plan(request, self._settings)
+            run_id = secrets.token_hex(8)
+            run = Run(run_id=run_id, request=request, plan=plan, started=started)
+            tale = _Tale(run, self.observers, watch)
+        except RequestError as error:
+            self.observers.refused(request.caller, request, error)
+            raise
+        try:
+            async with self._admission.slot(tale.queued):
+                tale.waits = False
+                return await self._admitted(tale)
+        except BusyError as error:
+            self.observers.refused(request.caller, request, error)
+            raise
+        finally:
+            if tale.waits:
+                self.observers.left(run)
+
+    async def _admitted(self, tale: "_Tale") -> Outcome:
+        """Run what has its place, and tell how it ended however that is."""
+        plan, began = tale.plan, tale.run.started
+        outcome: Outcome | None = None
+        try:
+            await self.observers.admit(tale.run)
+            facts = await self._run(plan, tale)
+            outcome = tale.outcome(facts, time.monotonic() - began)
+        except SandboxError as error:
+            log.error("run failed", run_id=tale.run_id, error=str(error))  # noqa: TRY400  expected kinds
+            outcome = tale.setup_error(error, time.monotonic() - began)
+        except anyio.get_cancelled_exc_class():
+            facts = tale.stopped or Facts(ending=Ending.CANCELLED)
+            outcome = tale.outcome(facts, time.monotonic() - began)
+            raise
+        finally:
+            if outcome is None:  # a bug of ours is passing through
+                bug = SandboxError("internal error")
+                outcome = tale.setup_error(bug, time.monotonic() - began)
+            self.observers.ended(tale.run, outcome)
+            log.info(
+                "run", run_id=tale.run_id, caller=plan.caller, language=plan.language,
+                status=outcome.status.value, wall_s=outcome.usage.wall_s, cpu_s=outcome.usage.cpu_s,
+            )  # fmt: skip
         return outcome
 
     async def _run(self, plan: Plan, tale: "_Tale") -> Facts:
@@ -82,9 +124,12 @@ class Runner:
         return await self._attempt(plan, tale)  # the spare was dead before it was told anything
 
     async def _attempt(self, plan: Plan, tale: "_Tale") -> Facts:
+        tale.phase(Phase.STARTING)
         async with self._pool.lease(plan.cell, plan.caller) as link:
             tale.isolation = link.cell.isolation
-            return await self._steps(link, plan, tale)
+            facts = await self._steps(link, plan, tale)
+            tale.phase(Phase.COLLECTING)
+            return facts
 
     async def _steps(self, link: Link, plan: Plan, tale: "_Tale") -> Facts:
         """Run the steps one after the other in one cell; the first that fails is the last."""
@@ -102,6 +147,7 @@ class Runner:
                 )
             finally:
                 tale.went = tale.went or link.went
+                tale.stopped = link.stopped
             if step.kind == "compile":
                 tale.compiled(facts)
             if facts.ending is not Ending.EXITED or facts.exit_code != 0:
@@ -161,27 +207,48 @@ def _job(step: Step, plan: Plan, files: tuple[File, ...]) -> bytes:
 class _Tale:
     """What is known of one run while it goes."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.run_id = secrets.token_hex(8)
-        self.plan = plan
+    def __init__(self, run: Run, observers: Observers, watch: Watch | None) -> None:
+        self.run = run
+        self.run_id = run.run_id
+        self.plan = plan = run.plan
         self.went = False
+        self.waits = False
+        self.stopped: Facts | None = None  # of a step that was cancelled
         self.isolation = Isolation(
             runtime=plan.cell.runtime or "default", image=plan.cell.image, image_digest=""
         )
         self._step = plan.steps[-1]
         self._compile: CompileReport | None = None
         self._streams: dict[Kind, Capture] = {}
+        self._observers = observers
+        self._watch = watch
+        if watch is not None:
+            watch.planned(run)
+
+    def queued(self, place: Place) -> None:
+        self.waits = True
+        self._observers.queued(self.run, place)
+        if self._watch is not None:
+            self._watch.queued(place)
+
+    def phase(self, phase: Phase) -> None:
+        self._observers.phase(self.run, phase)
+        if self._watch is not None:
+            self._watch.phase(phase)
 
     def begin(self, step: Step) -> None:
         """Take what comes from now on for the output of this step."""
         most = self.plan.limits.output_chars
         self._step = step
+        self.phase(Phase.COMPILING if step.kind == "compile" else Phase.RUNNING)
         out = Capture(most)
         err = out if step.kind == "compile" else Capture(most)
         self._streams = {Kind.STDOUT: out, Kind.STDERR: err}
 
     def take(self, stream: Kind, data: bytes) -> None:
         self._streams[stream].add(data)
+        if self._watch is not None:
+            self._watch.output("stdout" if stream is Kind.STDOUT else "stderr", data)
 
     def compiled(self, facts: Facts) -> None:
         """Put away what the compiler did and said; nothing of it is the program's."""
