@@ -8,8 +8,6 @@ needs no event loop ends the process even if the engine hangs.
 
 import os
 import select
-import signal
-import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -18,8 +16,8 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
-import structlog
 
+from codecell import leaving
 from codecell.settings import Settings
 
 if TYPE_CHECKING:
@@ -31,10 +29,6 @@ if TYPE_CHECKING:
     Received = MemoryObjectSendStream[SessionMessage | Exception]
     ToSend = MemoryObjectReceiveStream[SessionMessage]
 
-log = structlog.get_logger()
-
-# Clients give a server two seconds after closing its stdin, people a little more.
-LEAVE_WITHIN_S = 2.5
 _READ_BYTES = 1 << 18
 _MAX_LINE_BYTES = 32 << 20  # beyond any request within the size limits, however it is escaped
 
@@ -79,37 +73,21 @@ async def _serve(settings: Settings, wire: Wire) -> int:
 
     status = 0
 
-    async def leave_on_signal(scope: anyio.CancelScope) -> None:
-        nonlocal status
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            async for number in signals:
-                if scope.cancel_called:
-                    os._exit(128 + number)  # asked twice; the cells notice and end by themselves
-                status = 128 + number
-                _leave_within(LEAVE_WITHIN_S, status)
-                scope.cancel()
-
     async with anyio.create_task_group() as watch:
         with anyio.CancelScope() as scope:
-            watch.start_soon(leave_on_signal, scope)
+
+            def leave(with_status: int) -> None:
+                nonlocal status
+                status = with_status
+                scope.cancel()
+
+            watch.start_soon(leaving.on_signal, leave)
             async with open_runner(settings) as runner:
                 server = build_server(runner, settings)
                 async with _streams(wire) as (incoming, outgoing):
                     await server.run(incoming, outgoing, server.create_initialization_options())
         watch.cancel_scope.cancel()
     return status
-
-
-def _leave_within(seconds: float, status: int) -> None:
-    """End the process after `seconds`, whatever then still blocks; its cells end with it."""
-
-    def leave() -> None:
-        log.error("shutdown took too long; leaving at once", seconds=seconds)
-        os._exit(status)
-
-    timer = threading.Timer(seconds, leave)
-    timer.daemon = True
-    timer.start()
 
 
 @asynccontextmanager
@@ -139,7 +117,7 @@ async def _receive(fd: int, received: "Received", outgoing: "Outgoing") -> None:
                 await outgoing.send(SessionMessage(refusal))
             else:
                 await received.send(SessionMessage(message))
-        _leave_within(LEAVE_WITHIN_S, 0)
+        leaving.within(leaving.LEAVE_WITHIN_S, 0)
 
 
 async def _lines(fd: int) -> AsyncIterator[bytes]:

@@ -25,6 +25,7 @@ from mcp.types import (
 from pydantic import BaseModel, ValidationError
 
 from codecell import __version__
+from codecell.callers import LOCAL, Caller, Scope
 from codecell.errors import BusyError, RequestError, SandboxError
 from codecell.model import LanguageInfo, Outcome, Request, Status
 from codecell.render import fit, languages_text, result_text, size
@@ -60,12 +61,12 @@ class Runs(Protocol):
         """Tell what is installed."""
 
 
-def _local(_: Context) -> str:
-    return "local"
+def _local(_: Context) -> Caller:
+    return LOCAL
 
 
 def build_server(
-    runner: Runs, settings: Settings, caller_of: Callable[[Context], str] = _local
+    runner: Runs, settings: Settings, caller_of: Callable[[Context], Caller] = _local
 ) -> Server[Any]:
     """Make the MCP server; it serves any number of connections of either protocol era.
 
@@ -86,7 +87,7 @@ def build_server(
             case "execute_code":
                 return await handlers.execute_code(context, arguments)
             case "list_languages":
-                return await handlers.list_languages(arguments)
+                return await handlers.list_languages(context, arguments)
             case name:
                 known = ", ".join(tool.name for tool in tools)
                 raise MCPError(INVALID_PARAMS, f"Unknown tool {name[:64]!r}; the tools are {known}")
@@ -172,18 +173,21 @@ class _Handlers:
     """The two tool handlers; every failure becomes a result that a model can act on."""
 
     def __init__(
-        self, runner: Runs, settings: Settings, caller_of: Callable[[Context], str]
+        self, runner: Runs, settings: Settings, caller_of: Callable[[Context], Caller]
     ) -> None:
         self._runner = runner
         self._default_timeout_s = settings.limits.timeout_s
         self._caller_of = caller_of
 
     async def execute_code(self, context: Context, arguments: dict[str, Any]) -> CallToolResult:
+        caller = self._caller_of(context)
+        if denied := caller.lacks(Scope.EXECUTE):
+            return _refusal(denied)
         try:
             given = ExecuteCodeInput.model_validate(arguments)
         except ValidationError as error:
             return _refusal(explain(error, ExecuteCodeInput))
-        request = to_request(given, self._caller_of(context))
+        request = to_request(given, caller.name)
         async with anyio.create_task_group() as tasks:
             limit = given.timeout if given.timeout is not None else self._default_timeout_s
             tasks.start_soon(_report_progress, context, limit)
@@ -204,7 +208,9 @@ class _Handlers:
             return _refusal("Internal error; the program may not have run. Try again.")
         return _answer(result, result_text(result), failed=result.status is Status.SETUP_ERROR)
 
-    async def list_languages(self, arguments: dict[str, Any]) -> CallToolResult:
+    async def list_languages(self, context: Context, arguments: dict[str, Any]) -> CallToolResult:
+        if denied := self._caller_of(context).lacks(Scope.READ):
+            return _refusal(denied)
         try:
             ListLanguagesInput.model_validate(arguments)
         except ValidationError as error:

@@ -28,7 +28,7 @@ CLOSED_OUTPUT = 141  # as a shell reports a program that SIGPIPE ended
 COMMANDS = {
     "execute": ("codecell.cli.run_commands:execute", "Run a program in a cell."),
     "languages": ("codecell.cli.run_commands:languages", "List the languages as installed."),
-    "serve": ("codecell.cli.serve_commands:serve", "Serve MCP on stdio."),
+    "serve": ("codecell.cli.serve_commands:serve", "Serve MCP on stdio, HTTP or SSE."),
     "demo": ("codecell.cli.serve_commands:demo", "Show it at work through a real MCP client."),
     "client-config": (
         "codecell.cli.serve_commands:client_config",

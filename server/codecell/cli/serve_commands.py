@@ -9,15 +9,32 @@ from codecell.cli.client_config import CLIENTS, command
 @click.command()
 @click.option(
     "--transport",
-    type=click.Choice(["stdio"]),
+    type=click.Choice(["stdio", "http", "sse"]),
     default="stdio",
     show_default=True,
-    help="How the client talks to the server.",
+    help="How clients talk to the server; http serves /mcp, and /sse unless http.sse is false.",
 )
+@click.option("--host", help="Address to listen on, for http and sse [default: 127.0.0.1].")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on [default: 8000].")
 @click.pass_obj
-def serve(invocation: Invocation, transport: str) -> int:
-    """Serve MCP to the client that started this process."""
-    del transport  # there is one
+def serve(invocation: Invocation, transport: str, host: str | None, port: int | None) -> int:
+    """Serve MCP to the client that started this process, or over HTTP."""
+    if transport == "stdio":
+        if host is not None or port is not None:
+            raise click.UsageError("--host and --port go with --transport http or sse")
+        return _serve_stdio(invocation)
+    from codecell import log
+    from codecell.http.serve import serve as serve_http
+
+    given = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
+    settings = invocation.settings({"http": given} if given else None)
+    log.configure(settings.log.level)
+    return serve_http(
+        settings, transport, lambda url: click.echo(f"codecell: serving MCP on {url}", err=True)
+    )
+
+
+def _serve_stdio(invocation: Invocation) -> int:
     from codecell import stdio
 
     wire = stdio.claim()  # first: from here on nothing but MCP can reach stdout

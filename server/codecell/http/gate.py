@@ -1,0 +1,134 @@
+"""What every HTTP request passes before anything else sees it.
+
+Host and Origin are checked for all but the health endpoints (a probe comes by address), a caller is
+named for all that is not open. Answers here are short, plain, and say what would be accepted.
+"""
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.provider import AccessToken
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from codecell import callers
+from codecell.callers import LOCAL, Caller
+from codecell.serving import HttpSettings
+
+CALLER = "codecell.caller"
+OPEN_PATHS = ("/health", "/ready")
+OPEN_PREFIX = "/.well-known/"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An answer instead of service."""
+
+    status: int
+    text: str
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def response(self) -> Response:
+        body = json.dumps({"error": self.text})
+        return Response(body, self.status, {**self.headers}, media_type="application/json")
+
+
+Authenticate = Callable[[Headers], Awaitable["Caller | Refusal"]]
+
+
+async def everybody_is_local(_: Headers) -> Caller:
+    """Let everybody in: for loopback alone, which `serve` sees to."""
+    return LOCAL
+
+
+class Gate:
+    """Middleware: addresses, then the caller, then the application."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        settings: HttpSettings,
+        authenticate: Authenticate | None = None,
+        operator_paths: frozenset[str] = frozenset(),
+    ) -> None:
+        self._app = app
+        self._settings = settings
+        self._authenticate = authenticate or everybody_is_local
+        self._operator_paths = operator_paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        refusal = await self._admit(scope)
+        if refusal is not None:
+            await refusal.response()(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    async def _admit(self, scope: Scope) -> Refusal | None:
+        path: str = scope["path"]
+        if path in OPEN_PATHS:
+            return None
+        headers = Headers(scope=scope)
+        if refused := wrong_address(headers, scope["scheme"], self._settings):
+            return refused
+        if path.startswith(OPEN_PREFIX):
+            return None
+        caller = await self._authenticate(headers)
+        if isinstance(caller, Refusal):
+            return caller
+        if path in self._operator_paths and (denied := caller.lacks(callers.Scope.OPERATE)):
+            return Refusal(403, denied)
+        scope[CALLER] = caller
+        # The SDK ties a session to whom it finds here.
+        token = AccessToken(token="", client_id=caller.name, scopes=sorted(caller.scopes))
+        scope["user"] = AuthenticatedUser(token)
+        return None
+
+
+def wrong_address(headers: Headers, scheme: str, settings: HttpSettings) -> Refusal | None:
+    """Refuse a Host that is not ours and an Origin that is not allowed; pure.
+
+    A browser page that had its name rebound to this address sends that name as Host; any other
+    page sends its Origin.
+    """
+    hosts = headers.getlist("host")
+    if len(hosts) != 1 or not _is_ours(hosts[0], settings):
+        return Refusal(
+            421, "This server is not known by that Host; its operator lists names in http.hosts."
+        )
+    origins = headers.getlist("origin")
+    if not origins:
+        return None
+    same = f"{scheme}://{hosts[0]}"
+    if len(origins) == 1 and origins[0] in (same, *settings.origins):
+        return None
+    return Refusal(
+        403, "That Origin may not call this server; its operator lists origins in http.origins."
+    )
+
+
+_LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
+
+
+def _is_ours(host: str, settings: HttpSettings) -> bool:
+    name, port = _split(host.lower())
+    allowed = settings.hosts + (_LOOPBACK_NAMES if settings.loopback else ())
+    return any(_matches(name, port, *_split(entry.lower())) for entry in allowed)
+
+
+def _matches(name: str, port: str, allowed: str, allowed_port: str) -> bool:
+    return name == allowed and allowed_port in ("", "*", port)
+
+
+def _split(host: str) -> tuple[str, str]:
+    """Split NAME:PORT; the colons of an IPv6 address stand in brackets."""
+    name, colon, port = host.rpartition(":")
+    if not colon or port.endswith("]"):
+        return host, ""
+    return name, port

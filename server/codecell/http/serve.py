@@ -1,0 +1,138 @@
+"""Serve over HTTP until a signal comes: bind, open the runner, run uvicorn, leave in time."""
+
+import socket
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+import anyio
+
+from codecell import leaving
+from codecell.errors import ConfigurationError
+from codecell.settings import Settings
+
+
+def serve(settings: Settings, transport: str, announce: Callable[[str], None]) -> int:
+    """Serve until a signal comes and return the exit status.
+
+    Args:
+        settings: the whole configuration.
+        transport: `http` (with SSE unless switched off) or `sse`.
+        announce: is told the address when connections are accepted.
+
+    Raises:
+        ConfigurationError: these settings would be unsafe, or the address can't be had.
+    """
+    check(settings)
+    return anyio.run(_serve, settings, transport, announce)
+
+
+def check(settings: Settings) -> None:
+    """Refuse settings that would open this server to a network without protection.
+
+    Raises:
+        ConfigurationError: saying what is missing.
+    """
+    http = settings.http
+    for key in ("tls_cert", "tls_key"):
+        path = getattr(http, key)
+        if path is not None and not path.is_file():
+            raise ConfigurationError(f"http.{key}: there is no file {path}")
+    if http.loopback:
+        return
+    if http.tokens is None:
+        raise ConfigurationError(
+            f"http.host {http.host} can be reached from other machines, so callers must be "
+            "authenticated: set http.tokens, or listen on 127.0.0.1"
+        )
+    if not http.tls and not http.plain:
+        raise ConfigurationError(
+            f"http.host {http.host} can be reached from other machines, so traffic must be "
+            "encrypted: set http.tls_cert and http.tls_key, or http.plain = true where a proxy "
+            "in front ends TLS"
+        )
+    if not http.hosts:
+        raise ConfigurationError(
+            f"http.host {http.host} can be reached from other machines: set http.hosts to the "
+            'names that clients use, such as ["codecell.example.org"]'
+        )
+
+
+async def _serve(settings: Settings, transport: str, announce: Callable[[str], None]) -> int:
+    import uvicorn
+
+    from codecell.app import open_runner
+    from codecell.http.app import MCP_PATH, SSE_PATH, build_app, caller_of
+    from codecell.http.connection import protocol
+    from codecell.http.health import Readiness
+    from codecell.tools import build_server
+
+    class Server(uvicorn.Server):
+        @contextmanager
+        def capture_signals(self) -> Generator[None, None, None]:
+            yield  # ours: `leaving`
+
+    http = settings.http
+    listener = _listen(http.host, http.port)
+    status = 0
+    async with anyio.create_task_group() as watch:
+        async with open_runner(settings) as runner:
+            app = build_app(
+                build_server(runner, settings, caller_of),
+                settings,
+                transports=_transports(transport, with_sse=http.sse),
+                ready=Readiness(runner, settings),
+            )
+            config = uvicorn.Config(
+                app,
+                http=protocol(http),
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                ssl_certfile=http.tls_cert,
+                ssl_keyfile=http.tls_key,
+                timeout_keep_alive=http.keep_alive_s,
+                timeout_graceful_shutdown=1,
+                limit_concurrency=http.connections,
+            )
+            server = Server(config)
+
+            def leave(with_status: int) -> None:
+                nonlocal status
+                status = with_status
+                server.should_exit = True
+
+            watch.start_soon(leaving.on_signal, leave)
+            path = SSE_PATH if transport == "sse" else MCP_PATH
+            announce(f"{'https' if http.tls else 'http'}://{_address(listener)}{path}")
+            await server.serve(sockets=[listener])
+        watch.cancel_scope.cancel()
+    return status
+
+
+def _transports(asked: str, *, with_sse: bool) -> tuple[str, ...]:
+    if asked == "sse":
+        return ("sse",)
+    return ("http", "sse") if with_sse else ("http",)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Bind before anything else is opened, so that a taken port is one sentence.
+
+    Raises:
+        ConfigurationError: naming the address.
+    """
+    host = host.strip("[]")
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=512)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigurationError(f"can't listen on {host} port {port}: {reason}") from error
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,41 @@
+"""Leave in time: on the first signal what runs is cancelled, on a second the process ends."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+
+import anyio
+import structlog
+
+log = structlog.get_logger()
+
+# Clients give a server two seconds after closing its stdin, people a little more.
+LEAVE_WITHIN_S = 2.5
+
+
+async def on_signal(leave: Callable[[int], None]) -> None:
+    """Wait for SIGTERM or SIGINT and call `leave` once, with the exit status.
+
+    A second signal ends the process at once; its cells notice and end by themselves.
+    """
+    asked = False
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            if asked:
+                os._exit(128 + number)
+            asked = True
+            within(LEAVE_WITHIN_S, 128 + number)
+            leave(128 + number)
+
+
+def within(seconds: float, status: int) -> None:
+    """End the process after `seconds`, whatever then still blocks; its cells end with it."""
+
+    def leave() -> None:
+        log.error("shutdown took too long; leaving at once", seconds=seconds)
+        os._exit(status)
+
+    timer = threading.Timer(seconds, leave)
+    timer.daemon = True
+    timer.start()

@@ -1,0 +1,198 @@
+"""The server over Streamable HTTP and SSE: a subprocess, the SDK's client, real cells."""
+
+import json
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import anyio
+import docker
+import httpx2
+import pytest
+from mcp import Client, MCPError
+from mcp.client.sse import sse_client
+from mcp.types import INVALID_PARAMS
+
+pytestmark = [pytest.mark.docker, pytest.mark.anyio]
+
+ENDLESS = "print('begun', flush=True)\nwhile True: pass"
+ONE_LANGUAGE = {"CODECELL_POOL__LANGUAGES": '["python"]'}
+
+
+def connect(url: str, mode: str) -> Client:
+    return Client(sse_client(url) if url.endswith("/sse") else url, mode=mode)
+
+
+@pytest.fixture(scope="module")
+def server(serve_http: Callable[..., Any]) -> Any:
+    return serve_http("http", **ONE_LANGUAGE)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[("mcp", "auto"), ("mcp", "legacy"), ("sse", "auto"), ("sse", "legacy")],
+    ids="-".join,
+)
+async def client(server: Any, request: pytest.FixtureRequest) -> AsyncIterator[Client]:
+    path, mode = request.param
+    async with connect(f"{server.base}/{path}", mode) as connected:
+        yield connected
+
+
+async def run(client: Client, code: str, **arguments: Any) -> dict[str, Any]:
+    with anyio.fail_after(60):
+        answer = await client.call_tool(
+            "execute_code", {"language": "python", "code": code, **arguments}
+        )
+    assert isinstance(answer.structured_content, dict), answer.content
+    return answer.structured_content
+
+
+async def test_a_program_runs(client: Client) -> None:
+    result = await run(client, "import sys; print(sys.argv[1], input())", args=["a"], stdin="b\n")
+    assert (result["status"], result["stdout"]) == ("success", "a b\n")
+
+
+async def test_the_largest_output_and_input_pass(client: Client) -> None:
+    # Every quote is escaped in JSON: the body is twice the size of what the limits accept.
+    result = await run(
+        client,
+        "import sys; n = len(sys.stdin.read()); print(n, '\\x1b' * 10_000_000)#" + '"' * 1_048_000,
+        stdin='"' * (1 << 20),
+    )
+    assert (result["status"], result["stdout_truncated"]) == ("success", True)
+    assert result["stdout"].startswith(f"{1 << 20} \x1b")
+
+
+async def test_calls_of_one_client_run_side_by_side(client: Client) -> None:
+    results: dict[int, str] = {}
+
+    async def one(number: int) -> None:
+        code = f"import time; time.sleep({0.3 - number * 0.05}); print({number})"
+        results[number] = (await run(client, code))["stdout"]
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(5):
+            tasks.start_soon(one, number)
+    assert results == {number: f"{number}\n" for number in range(5)}
+
+
+async def test_progress_arrives(client: Client) -> None:
+    messages: list[str | None] = []
+
+    async def note(progress: float, total: float | None, message: str | None) -> None:
+        messages.append(message)
+
+    with anyio.fail_after(60):
+        await client.call_tool(
+            "execute_code",
+            {"language": "python", "code": ENDLESS, "timeout": 1.5},
+            progress_callback=note,
+        )
+    assert messages
+
+
+async def test_an_unknown_tool(client: Client) -> None:
+    with pytest.raises(MCPError) as caught:
+        await client.call_tool("run_code", {})
+    assert caught.value.error.code == INVALID_PARAMS
+
+
+async def test_the_server_becomes_ready(server: Any) -> None:
+    async with httpx2.AsyncClient(base_url=server.base) as http:
+        with anyio.fail_after(30):
+            while (answer := await http.get("/ready")).status_code == 503:
+                assert answer.json()["missing"]
+                await anyio.sleep(0.2)
+        assert answer.json() == {"ready": True}
+        assert (await http.get("/health")).json() == {"status": "ok"}
+
+
+def eventually(check: Callable[[], bool], within_s: float) -> bool:
+    deadline = time.monotonic() + within_s
+    while not check():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("transport", "mode"),
+    [("http", "auto"), ("http", "legacy"), ("sse", "auto"), ("sse", "legacy")],
+)
+async def test_a_signal_in_flight_ends_the_server_in_time(
+    serve_http: Callable[..., Any],
+    engine: docker.APIClient,
+    transport: str,
+    mode: str,
+    number: signal.Signals,
+) -> None:
+    server = serve_http(transport, CODECELL_POOL__MIN="0", CODECELL_POOL__MAX="0")
+    took: list[float] = []
+
+    async def end() -> None:
+        while not server.cells(engine):
+            await anyio.sleep(0.05)
+        await anyio.sleep(0.3)
+        asked = time.monotonic()
+        server.process.send_signal(number)
+        status = await anyio.to_thread.run_sync(server.process.wait)
+        took.append(time.monotonic() - asked)
+        assert status == 128 + number
+
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(end)
+            with pytest.raises((MCPError, httpx2.HTTPError, ExceptionGroup)):
+                async with connect(server.url, mode) as connected:
+                    answer = await connected.call_tool(
+                        "execute_code", {"language": "python", "code": ENDLESS}
+                    )
+                    raise ExceptionGroup("answered", [AssertionError(str(answer))])
+    assert took[0] < 3
+    assert eventually(lambda: not server.cells(engine), 5)
+
+
+def test_a_second_signal_ends_it_at_once(serve_http: Callable[..., Any]) -> None:
+    server = serve_http("http", **ONE_LANGUAGE)
+    host, port = server.base.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as idle:  # holds the first one up for a second
+        idle.sendall(b"POST /mcp HTTP/1.1\r\n")
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+        asked = time.monotonic()
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(5) == 128 + signal.SIGINT
+        assert time.monotonic() - asked < 0.5
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+def test_a_taken_port_is_one_sentence(taken: int, run_cli: Callable[..., Any]) -> None:
+    ended = run_cli("serve", "--transport", "http", "--port", str(taken))
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1
+    assert f"127.0.0.1 port {taken}" in ended.stderr
+
+
+def test_an_open_address_is_refused(run_cli: Callable[..., Any]) -> None:
+    ended = run_cli("serve", "--transport", "http", "--host", "0.0.0.0")
+    assert ended.returncode == 2
+    assert "callers must be authenticated" in ended.stderr
+
+
+def test_the_health_of_a_server_without_an_engine(serve_http: Callable[..., Any]) -> None:
+    server = serve_http("http", CODECELL_ENGINE__HOST="unix:///nowhere.sock")
+    with httpx2.Client(base_url=server.base) as http:
+        assert http.get("/health").status_code == 200
+        answer = http.get("/ready", timeout=30)
+    assert answer.status_code == 503
+    assert json.loads(answer.text)["missing"] == ["the container engine does not answer"]
