@@ -3,8 +3,10 @@
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
+import anyio
 import httpx2
 import pytest
 from mcp.server import Server
@@ -19,8 +21,8 @@ from codecell.errors import ConfigurationError
 from codecell.http.app import build_app, caller_of
 from codecell.http.gate import Authenticate, Refusal
 from codecell.http.serve import check
-from codecell.serving import HttpSettings
 from codecell.settings import Settings, load
+from codecell.settings.serving import HttpSettings
 
 pytestmark = pytest.mark.anyio
 
@@ -174,7 +176,11 @@ async def test_operator_routes_need_their_scope() -> None:
 
 async def test_a_body_past_the_limit() -> None:
     settings = load(
-        flags={"http": {"body": 5000}, "limits": {"code": 1000, "stdin": 1000}},
+        flags={
+            "http": {"body": 5000},
+            "limits": {"code": 1000, "stdin": 900},
+            "files": {"in_size": 100},
+        },
     )
     async with client(settings) as connected:
         declared = await connected.post("/mcp", content=b"x" * 5001)
@@ -232,3 +238,50 @@ def test_strange_subjects_are_named_by_their_hash() -> None:
     names = {oauth_name(subject) for subject in ("a b", "a\nb", "ü", "x" * 500)}
     assert len(names) == 4
     assert all(len(name) < 128 and name.startswith("oauth:sha256:") for name in names)
+
+
+async def test_bodies_share_one_bound() -> None:
+    settings = load(
+        flags={
+            "http": {"body": 3000, "bodies": 3000},
+            "limits": {"code": 1000, "stdin": 900},
+            "files": {"in_size": 100},
+        }
+    )
+    arrived, leave = anyio.Event(), anyio.Event()
+
+    async def hold(_: Any, params: CallToolRequestParams) -> CallToolResult:
+        arrived.set()
+        await leave.wait()
+        return CallToolResult(content=[])
+
+    app = build_app(Server("test", on_call_tool=hold), settings)
+    modern = {
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientCapabilities": {},
+    }
+    call = {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "tools/call",
+        "params": {"name": "x", "arguments": {"pad": "x" * 1800}, "_meta": modern},
+    }
+    headers = {
+        **ACCEPT,
+        "mcp-protocol-version": "2026-07-28",
+        "mcp-method": "tools/call",
+        "mcp-name": "x",
+    }
+    transport = httpx2.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=headers) as c,
+    ):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(c.post, "/mcp", json=call))
+            with anyio.fail_after(5):
+                await arrived.wait()
+            crowded = await c.post("/mcp", json=call)
+            leave.set()
+        assert (crowded.status_code, crowded.headers["retry-after"]) == (503, "1")
+        assert (await c.post("/mcp", json=call)).status_code == 200

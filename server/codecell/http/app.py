@@ -71,7 +71,11 @@ def build_app(
 
     operated = frozenset(path for route in operator_routes if (path := _path(route)))
     gate = Middleware(
-        Gate, settings=settings.http, authenticate=authenticate, operator_paths=operated
+        Gate,
+        settings=settings.http,
+        body_bytes=most,
+        authenticate=authenticate,
+        operator_paths=operated,
     )
     return Starlette(routes=routes, middleware=[gate], lifespan=lifespan)
 

@@ -13,7 +13,7 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from codecell.serving import HttpSettings
+from codecell.settings.serving import HttpSettings
 
 _SETTLED = (h11.DONE, h11.MUST_CLOSE, h11.CLOSED, h11.ERROR)
 

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from codecell import callers
 from codecell.callers import LOCAL, Caller
-from codecell.serving import HttpSettings
+from codecell.settings.serving import HttpSettings
 
 CALLER = "codecell.caller"
 OPEN_PATHS = ("/health", "/ready")
@@ -44,19 +44,27 @@ async def everybody_is_local(_: Headers) -> Caller:
     return LOCAL
 
 
+async def nobody(_: Headers) -> Refusal:
+    """Let nobody in."""
+    return Refusal(401, "No token is known here.", {"www-authenticate": "Bearer"})
+
+
 class Gate:
-    """Middleware: addresses, then the caller, then the application."""
+    """Middleware: addresses, the caller, room for the body, then the application."""
 
     def __init__(
         self,
         app: ASGIApp,
         *,
         settings: HttpSettings,
+        body_bytes: int,
         authenticate: Authenticate | None = None,
         operator_paths: frozenset[str] = frozenset(),
     ) -> None:
         self._app = app
         self._settings = settings
+        self._body_bytes = body_bytes
+        self._held_bytes = 0
         self._authenticate = authenticate or everybody_is_local
         self._operator_paths = operator_paths
 
@@ -68,7 +76,15 @@ class Gate:
         if refusal is not None:
             await refusal.response()(scope, receive, send)
             return
-        await self._app(scope, receive, send)
+        needed = _body_bytes(Headers(scope=scope), self._body_bytes)
+        if self._held_bytes + needed > self._settings.bodies:
+            await _CROWDED.response()(scope, receive, send)
+            return
+        self._held_bytes += needed  # a run holds its request, and that the body, until it ends
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._held_bytes -= needed
 
     async def _admit(self, scope: Scope) -> Refusal | None:
         path: str = scope["path"]
@@ -89,6 +105,17 @@ class Gate:
         token = AccessToken(token="", client_id=caller.name, scopes=sorted(caller.scopes))
         scope["user"] = AuthenticatedUser(token)
         return None
+
+
+_CROWDED = Refusal(503, "Too many large requests at a time; retry after 1 s.", {"retry-after": "1"})
+
+
+def _body_bytes(headers: Headers, most: int) -> int:
+    """Return what a request's body may take: what it declares, or else the most it may be."""
+    declared = headers.get("content-length", "")
+    if declared.isdecimal():
+        return min(int(declared), most)  # more than that is refused without being read
+    return most if "transfer-encoding" in headers else 0
 
 
 def wrong_address(headers: Headers, scheme: str, settings: HttpSettings) -> Refusal | None:

@@ -63,6 +63,7 @@ async def _serve(settings: Settings, transport: str, announce: Callable[[str], N
     from codecell.app import open_runner
     from codecell.http.app import MCP_PATH, SSE_PATH, build_app, caller_of
     from codecell.http.connection import protocol
+    from codecell.http.gate import nobody
     from codecell.http.health import Readiness
     from codecell.tools import build_server
 
@@ -81,6 +82,7 @@ async def _serve(settings: Settings, transport: str, announce: Callable[[str], N
                 settings,
                 transports=_transports(transport, with_sse=http.sse),
                 ready=Readiness(runner, settings),
+                authenticate=nobody if http.tokens else None,
             )
             config = uvicorn.Config(
                 app,

@@ -20,11 +20,13 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from codecell.callers import CALLER_NAME
 from codecell.errors import ConfigurationError
 from codecell.language import Languages
 from codecell.languages import LANGUAGES
 from codecell.settings.languages import LanguageSettings
 from codecell.settings.sections import (
+    MIB,
     EngineSettings,
     FileSettings,
     LimitSettings,
@@ -33,10 +35,13 @@ from codecell.settings.sections import (
     RunSettings,
     StoreSettings,
 )
+from codecell.settings.serving import CallerSettings, HttpSettings
 
 __all__ = [
+    "CallerSettings",
     "EngineSettings",
     "FileSettings",
+    "HttpSettings",
     "LanguageSettings",
     "LimitSettings",
     "LogSettings",
@@ -69,9 +74,13 @@ class Settings(BaseSettings):
     files: FileSettings = FileSettings()
     store: StoreSettings = StoreSettings()
     engine: EngineSettings = EngineSettings()
+    http: HttpSettings = HttpSettings()
     log: LogSettings = LogSettings()
     languages: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")], LanguageSettings] = (
         Field(default={}, description="Languages added or changed")
+    )
+    callers: dict[Annotated[str, Field(pattern=CALLER_NAME)], CallerSettings] = Field(
+        default={}, description="What callers may use; `default` is for all that are not named"
     )
 
     @cached_property
@@ -87,6 +96,26 @@ class Settings(BaseSettings):
             if name not in LANGUAGES
         ]
         return Languages([*ours, *new])
+
+    @property
+    def body_bytes(self) -> int:
+        """The largest body of an HTTP request, in bytes."""
+        return self.http.body if self.http.body is not None else 2 * self._accepted + MIB
+
+    @property
+    def _accepted(self) -> int:
+        """What a request may carry, before JSON escapes it (files: base64, 4 for 3)."""
+        return self.limits.code + self.limits.stdin + self.files.in_size
+
+    @model_validator(mode="after")
+    def _bodies_fit(self) -> Self:
+        if self.body_bytes < self._accepted:
+            raise ValueError(
+                "http.body is smaller than limits.code, limits.stdin and files.in_size together"
+            )
+        if self.http.bodies < self.body_bytes:
+            raise ValueError(f"http.bodies is smaller than one body ({self.body_bytes:,} bytes)")
+        return self
 
     @model_validator(mode="after")
     def _languages_fit(self) -> Self:
@@ -175,12 +204,15 @@ def _explain(error: ValidationError) -> str:
     return "; ".join(parts)
 
 
+_NAMED: dict[str, type[BaseModel]] = {"languages": LanguageSettings, "callers": CallerSettings}
+
+
 def rows() -> Iterator[tuple[str, str, str]]:
     """Yield (key, default, meaning) of every setting, for the README's generated table."""
     for section, field in Settings.model_fields.items():
         model = field.annotation
-        if section == "languages":
-            model, section = LanguageSettings, "languages.NAME"
+        if section in _NAMED:
+            model, section = _NAMED[section], f"{section}.NAME"
         if not (isinstance(model, type) and issubclass(model, BaseModel)):
             continue
         for name, info in model.model_fields.items():
