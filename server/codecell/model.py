@@ -72,6 +72,18 @@ class RunLimits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Seccomp:
+    """A system call filter: one of ours by name, or an operator's with its text."""
+
+    name: str
+    profile: str | None = field(default=None, repr=False)  # JSON, where it is not one of ours
+
+
+BUILT_IN_SECCOMP = ("default", "no-sockets")
+OUR_SECCOMP = Seccomp(name="default")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CellSpec:
     """Everything that makes one cell interchangeable with another: the pool's key."""
 
@@ -83,6 +95,7 @@ class CellSpec:
     python: str = "/usr/bin/python3"  # what the agent runs on
     runtime: str | None = None  # OCI runtime; None is the engine's default
     reuse: Literal["never", "caller"] = "never"
+    seccomp: Seccomp = OUR_SECCOMP
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

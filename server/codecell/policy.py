@@ -18,7 +18,7 @@ from codecell.model import (
     Standby,
     Step,
 )
-from codecell.settings import LimitSettings, Settings
+from codecell.settings import DEFAULT, LimitSettings, Policy, Settings
 
 MAX_ARGS, MAX_ENV = 256, 128
 MAX_ARGS_BYTES = MAX_ENV_BYTES = 64 * 1024
@@ -31,27 +31,35 @@ def plan(request: Request, settings: Settings) -> Plan:
     Raises:
         RequestError: in one sentence, what to send instead. Nothing has been touched then.
     """
+    rules = settings.policy_of(request.caller)
     language = settings.table.find(request.language)
-    _check_text("code", request.code, int(settings.limits.code))
+    if not rules.allows(language.id):
+        raise RequestError(_not_allowed(language, rules, settings))
+    _check_text("code", request.code, int(rules.limits.code))
     if not request.code.strip():
         raise RequestError("code is empty: send the source text of a complete program")
-    _check_text("stdin", request.stdin, int(settings.limits.stdin))
+    _check_text("stdin", request.stdin, int(rules.limits.stdin))
     if request.args and not language.takes_args:
         raise RequestError(f"{language.title} programs take no args: send none")
     _check_args(request.args)
     _check_env(request.env)
-    limits = run_limits(request.timeout_s, settings.limits)
-    words = Words.of(language, settings, request.code)
+    limits = run_limits(request.timeout_s, rules.limits)
+    words = Words.of(language, rules, request.code)
     return Plan(
         language=language.id,
         caller=request.caller,
-        cell=cell_spec(language, settings),
+        cell=cell_spec(language, settings, rules),
         limits=limits,
-        steps=(*_compile(language, settings, words), _run(language, request, limits, words)),
+        steps=(*_compile(language, rules, words), _run(language, request, limits, words)),
         files=(File(path=words.file_name, content=request.code.encode()),),
         main=words.main,
         stdin=request.stdin.encode(),
     )
+
+
+def _not_allowed(language: Language, rules: Policy, settings: Settings) -> str:
+    allowed = ", ".join(name for name in settings.table if rules.allows(name)) or "none"
+    return f"language {language.id!r} is not allowed for this caller; allowed: {allowed}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +71,14 @@ class Words:
     memory_mib: int
 
     @classmethod
-    def of(cls, language: Language, settings: Settings, code: str = "") -> "Words":
+    def of(cls, language: Language, rules: Policy, code: str = "") -> "Words":
         """Find them out; a program may say what its file must be called."""
         path = PurePosixPath(language.file_name)
         name = language.naming(code) if language.naming else None
         return cls(
             file_name=f"{name.stem}{path.suffix}" if name else language.file_name,
             entry=name.entry if name else path.stem,
-            memory_mib=_cell_limits(language, settings.limits).memory_bytes // 2**20,
+            memory_mib=_cell_limits(language, rules.limits).memory_bytes // 2**20,
         )
 
     @property
@@ -91,7 +99,7 @@ class Words:
         return tuple(pattern.sub(lambda match: values[match[0]], part) for part in command)
 
 
-def _compile(language: Language, settings: Settings, words: Words) -> tuple[Step, ...]:
+def _compile(language: Language, rules: Policy, words: Words) -> tuple[Step, ...]:
     if not language.compile:
         return ()
     command = words.fill(language.compile)
@@ -102,7 +110,7 @@ def _compile(language: Language, settings: Settings, words: Words) -> tuple[Step
             kind="compile",
             launch=language.compile_launch,
             argv=command,
-            timeout_s=compile_timeout_s(language, settings.limits),
+            timeout_s=compile_timeout_s(language, rules.limits),
             env=language.compile_env,
         ),
     )
@@ -127,17 +135,19 @@ def compile_timeout_s(language: Language, limits: LimitSettings) -> float:
     return min(language.compile_timeout_s or limits.compile_timeout_s, limits.max_compile_timeout_s)
 
 
-def cell_spec(language: Language, settings: Settings) -> CellSpec:
-    """Return the kind of cell that serves a language."""
+def cell_spec(language: Language, settings: Settings, rules: Policy | None = None) -> CellSpec:
+    """Return the kind of cell that serves a language under a policy; None is the default one."""
+    rules = rules or settings.rules[DEFAULT]
     return CellSpec(
         language=language.id,
         image=image_of(language, settings),
         launch=language.compile_launch if language.compile else language.launch,
-        standby=_standby(language, settings),
+        standby=_standby(language, rules),
         python=language.python,
-        runtime=settings.engine.runtime,
-        reuse=settings.pool.reuse,
-        limits=_cell_limits(language, settings.limits),
+        runtime=rules.runtime,
+        reuse=rules.reuse,
+        seccomp=rules.seccomp,
+        limits=_cell_limits(language, rules.limits),
     )
 
 
@@ -146,10 +156,10 @@ def image_of(language: Language, settings: Settings) -> str:
     return language.image or f"{settings.engine.image_prefix}/{language.id}:latest"
 
 
-def _standby(language: Language, settings: Settings) -> Standby | None:
+def _standby(language: Language, rules: Policy) -> Standby | None:
     if language.standby is None:
         return None
-    command = Words.of(language, settings).fill(language.standby.command)
+    command = Words.of(language, rules).fill(language.standby.command)
     return replace(language.standby, command=command)
 
 

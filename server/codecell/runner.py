@@ -155,18 +155,21 @@ class Runner:
             files = ()
         return facts
 
-    async def languages(self) -> tuple[LanguageInfo, ...]:
-        """Tell what can be run, as really installed.
+    async def languages(self, caller: str = "local") -> tuple[LanguageInfo, ...]:
+        """Tell what a caller can run, as really installed.
 
         Raises:
             SandboxError: the engine does not answer.
         """
         images = await self._pool.backend.images()
-        limits = policy.run_limits(None, self._settings.limits)
+        rules = self._settings.policy_of(caller)
+        limits = policy.run_limits(None, rules.limits)
         found = []
         for language in self._settings.table.values():
-            words = policy.Words.of(language, self._settings)
-            spec = policy.cell_spec(language, self._settings)
+            if not rules.allows(language.id):
+                continue
+            words = policy.Words.of(language, rules)
+            spec = policy.cell_spec(language, self._settings, rules)
             image = images.get(language.id)
             found.append(
                 LanguageInfo(
@@ -182,12 +185,10 @@ class Runner:
                     warm_cells=self._pool.ready(spec),
                     preinstalled=(*language.preinstalled, *(image.packages if image else ())),
                     limits=limits,
-                    max_timeout_s=self._settings.limits.max_timeout_s,
+                    max_timeout_s=rules.limits.max_timeout_s,
                     cell_limits=spec.limits,
                     notes="; ".join(
-                        filter(
-                            None, (language.notes, *policy.lowered(language, self._settings.limits))
-                        )
+                        filter(None, (language.notes, *policy.lowered(language, rules.limits)))
                     ),
                 )
             )

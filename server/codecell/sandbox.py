@@ -5,7 +5,7 @@ Everything above this file works with any backend that keeps these promises; the
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from codecell.model import CellSpec, Isolation
 
@@ -78,6 +78,13 @@ class Backend(Protocol):
             ImageMissing: the image is not built; the text names the command.
             EngineUnavailable: the engine does not answer.
             SandboxError: the engine refused, in its own words.
+        """
+
+    async def describe(self, spec: CellSpec) -> dict[str, Any]:
+        """Return what the engine would be asked to make for a cell, and make nothing.
+
+        Raises:
+            SandboxError: as `create` does.
         """
 
     async def images(self) -> dict[str, Image]:

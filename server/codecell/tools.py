@@ -29,7 +29,7 @@ from codecell.callers import LOCAL, Caller, Scope
 from codecell.errors import BusyError, RequestError, SandboxError
 from codecell.model import LanguageInfo, Outcome, Request, Status
 from codecell.render import fit, languages_text, result_text, size
-from codecell.settings import Settings
+from codecell.settings import DEFAULT, Settings
 from codecell.wire import (
     ExecuteCodeInput,
     ExecuteCodeOutput,
@@ -57,8 +57,8 @@ class Runs(Protocol):
     async def execute(self, request: Request) -> Outcome:
         """Run one request."""
 
-    async def languages(self) -> tuple[LanguageInfo, ...]:
-        """Tell what is installed."""
+    async def languages(self, caller: str = "local") -> tuple[LanguageInfo, ...]:
+        """Tell what is installed and allowed."""
 
 
 def _local(_: Context) -> Caller:
@@ -152,9 +152,11 @@ def tool_definitions(settings: Settings) -> list[Tool]:
 
 
 def _execute_description(settings: Settings) -> str:
-    limits = settings.limits
+    rules = settings.rules[DEFAULT]
+    limits = rules.limits
+    allowed = ", ".join(name for name in settings.table if rules.allows(name))
     return (
-        f"Run a complete program ({', '.join(settings.table)}) in an isolated sandbox and return "
+        f"Run a complete program ({allowed}) in an isolated sandbox and return "
         "its stdout, stderr, exit code and resource usage; use it to compute, test code or process "
         "text.\n"
         "- Every call starts clean: no files, variables or processes are left from earlier calls.\n"
@@ -209,14 +211,15 @@ class _Handlers:
         return _answer(result, result_text(result), failed=result.status is Status.SETUP_ERROR)
 
     async def list_languages(self, context: Context, arguments: dict[str, Any]) -> CallToolResult:
-        if denied := self._caller_of(context).lacks(Scope.READ):
+        caller = self._caller_of(context)
+        if denied := caller.lacks(Scope.READ):
             return _refusal(denied)
         try:
             ListLanguagesInput.model_validate(arguments)
         except ValidationError as error:
             return _refusal(explain(error, ListLanguagesInput))
         try:
-            result = from_languages(await self._runner.languages())
+            result = from_languages(await self._runner.languages(caller.name))
         except SandboxError as error:
             log.exception("list_languages failed")
             return _refusal(f"setup_error: {error}")

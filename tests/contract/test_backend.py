@@ -372,6 +372,13 @@ async def test_no_two_live_cells_share_a_user(harness: Harness) -> None:
         assert 0 not in uids
 
 
+async def test_describing_a_cell_makes_none(harness: Harness) -> None:
+    backend = harness.open()
+    assert await backend.describe(SPEC)
+    assert harness.cells() == 0
+    await backend.aclose()
+
+
 async def test_a_missing_image_names_the_command_and_leaves_nothing(harness: Harness) -> None:
     backend = harness.without_image()
     try:

@@ -10,6 +10,7 @@ from pathlib import Path
 import docker
 import pytest
 
+from codecell.backends.docker.posture import defects
 from codecell.cli.client_config import CLIENTS
 from codecell.cli.demo import PROGRAMS
 from codecell.languages import DEFAULT_SET
@@ -235,3 +236,33 @@ def test_client_configuration_starts_a_server(client: str) -> None:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert (done.returncode, done.stdout) == (0, b"")
+
+
+def test_policy_explain_prints_the_body_that_a_cell_is_really_made_with(
+    engine: docker.APIClient, tmp_path: Path
+) -> None:
+    config = tmp_path / "codecell.toml"
+    config.write_text(
+        "[policies.guest]\nlimits = { memory = '128MiB', processes = 20 }\n"
+        "[callers.bob]\npolicy = 'guest'\n",
+        encoding="utf-8",
+    )
+    done = codecell("policy", "explain", "--caller", "bob", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(done.stdout)
+    host = shown["container"]["HostConfig"]
+    assert (host["Memory"], host["PidsLimit"], host["NetworkMode"]) == (128 * 2**20, 20, "none")
+    assert {"key": "limits.memory", "value": 128 * 2**20,
+            "origin": "policies.guest.limits.memory"} in shown["values"]  # fmt: skip
+    made = engine.create_container_from_config(shown["container"])
+    try:
+        assert defects(shown["container"], engine.inspect_container(made["Id"])) == []
+    finally:
+        engine.remove_container(made["Id"], force=True)
+
+
+def test_policy_explain_without_an_engine_still_tells_the_values() -> None:
+    done = codecell("policy", "explain", CODECELL_ENGINE__HOST="unix:///nowhere.sock")
+    assert done.returncode == 0
+    assert b"limits.memory" in done.stdout
+    assert done.stderr.startswith(b"codecell: no container: ")

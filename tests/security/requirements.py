@@ -211,6 +211,15 @@ REQUIREMENTS: dict[str, Requirement] = {
         "A cell that the engine made with a wall missing is not used.",
         "the first of each kind is compared with what was asked",
     ),
+    # --- policies ---
+    "policy:nothing-widens": Requirement(
+        "Nothing in a request changes or widens the policy of its caller.",
+        "the plan is made by pure code from the request and the caller's own policy",
+    ),
+    "policy:apart": Requirement(
+        "A cell made under one policy never serves another.",
+        "the policy's walls are the pool's key",
+    ),
     # --- what is told of the host ---
     "host:no-info": Requirement(
         "Host name, name servers, container id, boot id, boot parameters, devices and kernel log "

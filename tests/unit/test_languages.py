@@ -11,7 +11,7 @@ from codecell.language import PLACEHOLDERS, SANDBOX
 from codecell.languages import DEFAULT_SET, LANGUAGES
 from codecell.model import Ending, Facts, Launch, Plan, Request, Status, Step
 from codecell.runner import verdict
-from codecell.settings import Settings, load
+from codecell.settings import DEFAULT, Settings, load
 
 MIB = 1024 * 1024
 PROGRAMS = Path(__file__).parents[1] / "languages"
@@ -47,7 +47,7 @@ def test_every_command_is_an_absolute_path_with_known_placeholders() -> None:
     for language in LANGUAGES.values():
         for command in (language.run, language.compile, language.version):
             assert not command or command[0].startswith("/"), language.id
-        words = policy.Words.of(language, load())
+        words = policy.Words.of(language, load().rules[DEFAULT])
         filled = " ".join(words.fill((*language.run, *language.compile)))
         assert not any(placeholder in filled for placeholder in PLACEHOLDERS), language.id
 

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from codecell.errors import ConfigurationError
 from codecell.settings import CallerSettings, LanguageSettings, Settings, load, rows
+from codecell.settings.policies import PolicySettings
 
 
 @pytest.fixture(autouse=True)
@@ -170,7 +171,11 @@ def test_settings_never_change() -> None:
         settings.limits = settings.limits  # type: ignore[misc]
 
 
-NAMED = {"languages.NAME": LanguageSettings, "callers.NAME": CallerSettings}
+NAMED = {
+    "languages.NAME": LanguageSettings,
+    "callers.NAME": CallerSettings,
+    "policies.NAME": PolicySettings,
+}
 
 
 def test_every_setting_has_a_row_with_a_meaning() -> None:

@@ -57,7 +57,7 @@ class ScriptedRunner:
         self.asked.append(request)
         return await self.behaviour(request)
 
-    async def languages(self) -> tuple[LanguageInfo, ...]:
+    async def languages(self, caller: str = "local") -> tuple[LanguageInfo, ...]:
         if self.away is not None:
             raise self.away
         plan = policy.plan(Request(language="python", code="1"), SETTINGS)

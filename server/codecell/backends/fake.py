@@ -11,7 +11,7 @@ Nothing runs on its own: a script's acts are played by the one who reads the cel
 import json
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import anyio
@@ -355,6 +355,10 @@ class FakeBackend:
             cell.end()
             raise
         return cell
+
+    async def describe(self, spec: CellSpec) -> dict[str, Any]:
+        """Return the kind of cell itself: there is no engine to be told."""
+        return asdict(spec)
 
     async def images(self) -> dict[str, Image]:
         """Return what the test said."""

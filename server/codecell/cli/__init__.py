@@ -43,6 +43,10 @@ COMMANDS = {
         "Say what is there, what is missing and what to do.",
     ),
     "images": ("codecell.cli.setup_commands:images", "Build and list the images."),
+    "policy": (
+        "codecell.cli.policy_commands:policy",
+        "Show the policies, and what one comes to for a caller and a language.",
+    ),
     "settings": ("codecell.cli.setup_commands:settings", "Show every setting and its default."),
 }
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from codecell.cli import Invocation
+from codecell.cli.tables import plain, show
 from codecell.errors import ConfigurationError, EngineUnavailable
 from codecell.languages import DEFAULT_SET
 
@@ -95,10 +96,10 @@ def doctor(invocation: Invocation, as_json: bool) -> int:
         click.echo(json.dumps({"ok": healthy(checks), "checks": rows}, indent=2))
     else:
         colours = {State.OK: "green", State.WARNING: "yellow", State.PROBLEM: "red"}
-        _table(
+        show(
             ("", "check", "found", "what to do"),
             [
-                (f"[{colours[c.state]}]{c.state}[/]", c.name, _plain(c.found), _plain(c.advice))
+                (f"[{colours[c.state]}]{c.state}[/]", c.name, plain(c.found), plain(c.advice))
                 for c in checks
             ],
         )
@@ -202,7 +203,7 @@ def list_(invocation: Invocation, as_json: bool) -> None:
         rows = [asdict(image) for image in there.values()]
         click.echo(json.dumps({"images": rows, "missing": [n for n in table if n not in there]}))
         return
-    _table(
+    show(
         ("image", "state", "version", "size", "installed on purpose"),
         [_image_row(image_of(table[name], settings), there.get(name)) for name in table],
     )
@@ -213,7 +214,7 @@ def _image_row(name: str, image: "Image | None") -> tuple[str, ...]:
         return (name, "missing", "", "", "")
     state = "current" if image.current else "outdated"
     size = f"{image.size_bytes / 1e6:.0f} MB"
-    return (name, state, image.version, size, _plain(" ".join(image.packages)))
+    return (name, state, image.version, size, plain(" ".join(image.packages)))
 
 
 @click.command()
@@ -223,29 +224,8 @@ def settings(markdown: bool) -> None:
     from codecell.settings import rows
 
     if not markdown:
-        _table(("setting", "default", "meaning"), [tuple(map(_plain, row)) for row in rows()])
+        show(("setting", "default", "meaning"), [tuple(map(plain, row)) for row in rows()])
         return
     click.echo("| setting | default | meaning |\n|---|---|---|")
     for key, default, meaning in rows():
         click.echo(f"| `{key}` | {default} | {meaning} |")
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table on stdout; where that is no terminal, without folding to 80 columns."""
-    from rich.box import SIMPLE
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=200)
-    table = Table(*heads, box=SIMPLE, pad_edge=False)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)

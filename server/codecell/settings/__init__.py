@@ -25,6 +25,13 @@ from codecell.errors import ConfigurationError
 from codecell.language import Languages
 from codecell.languages import LANGUAGES
 from codecell.settings.languages import LanguageSettings
+from codecell.settings.policies import (
+    DEFAULT,
+    Policy,
+    PolicyName,
+    PolicySettings,
+    whole,
+)
 from codecell.settings.sections import (
     MIB,
     EngineSettings,
@@ -33,11 +40,13 @@ from codecell.settings.sections import (
     LogSettings,
     PoolSettings,
     RunSettings,
+    Section,
     StoreSettings,
 )
 from codecell.settings.serving import CallerSettings, HttpSettings
 
 __all__ = [
+    "DEFAULT",
     "CallerSettings",
     "EngineSettings",
     "FileSettings",
@@ -45,6 +54,7 @@ __all__ = [
     "LanguageSettings",
     "LimitSettings",
     "LogSettings",
+    "Policy",
     "PoolSettings",
     "RunSettings",
     "Settings",
@@ -78,6 +88,9 @@ class Settings(BaseSettings):
     log: LogSettings = LogSettings()
     languages: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")], LanguageSettings] = (
         Field(default={}, description="Languages added or changed")
+    )
+    policies: dict[PolicyName, PolicySettings] = Field(
+        default={}, description="What callers may do"
     )
     callers: dict[Annotated[str, Field(pattern=CALLER_NAME)], CallerSettings] = Field(
         default={}, description="What callers may use; `default` is for all that are not named"
@@ -117,6 +130,24 @@ class Settings(BaseSettings):
             raise ValueError(f"http.bodies is smaller than one body ({self.body_bytes:,} bytes)")
         return self
 
+    @cached_property
+    def rules(self) -> dict[str, Policy]:
+        """The policies by name, each whole; `default` is for whom no other is named."""
+        given = {DEFAULT: PolicySettings(), **self.policies}
+        return {name: whole(name, policy, self) for name, policy in given.items()}
+
+    @cached_property
+    def _assigned(self) -> dict[str, Policy]:
+        """The policy of each caller that is named, and of `default`, which is all others."""
+        others = self.callers.get(DEFAULT)
+        fallback = (others.policy if others else None) or DEFAULT
+        given = {name: caller.policy or fallback for name, caller in self.callers.items()}
+        return {name: self.rules[policy] for name, policy in {DEFAULT: fallback, **given}.items()}
+
+    def policy_of(self, caller: str) -> Policy:
+        """Return the policy that a caller is under."""
+        return self._assigned.get(caller) or self._assigned[DEFAULT]
+
     @model_validator(mode="after")
     def _languages_fit(self) -> Self:
         for name in self.pool.languages:
@@ -141,6 +172,17 @@ class Settings(BaseSettings):
             if sandbox + tmp > self.limits.max_tmpfs:
                 raise ValueError(
                     f"languages.{name}.sandbox and tmp together are larger than limits.max_tmpfs"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _callers_have_policies(self) -> Self:
+        rules = self.rules  # made here, so that a contradiction is found at the start
+        for name, caller in self.callers.items():
+            if (caller.policy or DEFAULT) not in rules:
+                raise ValueError(
+                    f"callers.{name}.policy: there is no policy {caller.policy!r}; "
+                    f"known: {', '.join(rules)}"
                 )
         return self
 
@@ -204,13 +246,17 @@ def _explain(error: ValidationError) -> str:
     return "; ".join(parts)
 
 
-_NAMED: dict[str, type[BaseModel]] = {"languages": LanguageSettings, "callers": CallerSettings}
+_NAMED: dict[str, type[BaseModel]] = {
+    "languages": LanguageSettings,
+    "callers": CallerSettings,
+    "policies": PolicySettings,
+}
 
 
 def rows() -> Iterator[tuple[str, str, str]]:
     """Yield (key, default, meaning) of every setting, for the README's generated table."""
     for section, field in Settings.model_fields.items():
-        model = field.annotation
+        model: Any = field.annotation
         if section in _NAMED:
             model, section = _NAMED[section], f"{section}.NAME"
         if not (isinstance(model, type) and issubclass(model, BaseModel)):
@@ -220,7 +266,7 @@ def rows() -> Iterator[tuple[str, str, str]]:
 
 
 def _show(value: object) -> str:
-    if value is None:
+    if value is None or isinstance(value, Section):
         return "(none)"
     if isinstance(value, ByteSize):
         return value.human_readable().replace(".0", "")

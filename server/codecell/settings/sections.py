@@ -29,6 +29,17 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
+# A default and the ceiling that it may not pass.
+CEILINGS = (
+    ("timeout_s", "max_timeout_s"),
+    ("compile_timeout_s", "max_compile_timeout_s"),
+    ("memory", "max_memory"),
+    ("cpus", "max_cpus"),
+    ("processes", "max_processes"),
+    ("output_chars", "max_output_chars"),
+)
+
+
 class LimitSettings(Section):
     """Defaults for every run and the ceilings that nothing may pass."""
 
@@ -69,15 +80,7 @@ class LimitSettings(Section):
 
     @model_validator(mode="after")
     def _defaults_within_ceilings(self) -> Self:
-        pairs = (
-            ("timeout_s", "max_timeout_s"),
-            ("compile_timeout_s", "max_compile_timeout_s"),
-            ("memory", "max_memory"),
-            ("cpus", "max_cpus"),
-            ("processes", "max_processes"),
-            ("output_chars", "max_output_chars"),
-        )
-        for default, ceiling in pairs:
+        for default, ceiling in CEILINGS:
             if getattr(self, default) > getattr(self, ceiling):
                 raise ValueError(f"limits.{default} is larger than its ceiling limits.{ceiling}")
         if self.sandbox + self.tmp > self.max_tmpfs:

@@ -83,6 +83,9 @@ class HttpSettings(Section):
 class CallerSettings(Section):
     """One `[callers.NAME]`: what a caller may use; `default` is for all that are not named."""
 
+    policy: str | None = Field(
+        None, description="Policy it is under; by default that of callers.default, or `default`"
+    )
     runs_per_minute: Count | None = Field(None, description="Runs it may start in a minute")
     cpu_s_per_minute: Seconds | None = Field(
         None, description="CPU seconds that its runs may use in a minute"

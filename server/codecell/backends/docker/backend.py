@@ -60,6 +60,7 @@ class _Host:
     """What the engine said of itself when it was first asked."""
 
     runtime: str
+    runtimes: frozenset[str]
     apparmor: bool
     machine: str
     cpus: int
@@ -122,6 +123,11 @@ class DockerBackend:
             await self._in_thread(self._remove, self._client, started.name)
         self._events.forget(started.name)
 
+    async def describe(self, spec: CellSpec) -> dict[str, Any]:
+        """Return the create body of a cell; its uid is one of many, as each cell has its own."""
+        result: dict[str, Any] = await self._in_thread(self._describe, spec)
+        return result
+
     async def images(self) -> dict[str, Image]:
         """List our images."""
         prefix = self._settings.engine.image_prefix
@@ -167,14 +173,9 @@ class DockerBackend:
         with engine_errors("asking the engine about itself"):
             info = api.info()
         runtimes = tuple(info.get("Runtimes") or ())
-        wanted = self._settings.engine.runtime
-        if wanted is not None and wanted not in runtimes:
-            known = ", ".join(sorted(runtimes))
-            raise SandboxError(
-                f"engine.runtime {wanted!r} is unknown to the engine; it has: {known}"
-            )
         return _Host(
             runtime=info.get("DefaultRuntime") or "runc",
+            runtimes=frozenset(runtimes),
             apparmor=any("name=apparmor" in option for option in info.get("SecurityOptions") or ()),
             machine=info.get("Architecture") or os.uname().machine,
             cpus=info.get("NCPU") or 64,
@@ -255,23 +256,36 @@ class DockerBackend:
                     )
                 raise ImageMissing(advice) from error
 
+    def _describe(self, spec: CellSpec) -> dict[str, Any]:
+        api = self._api()
+        image_id, _ = self._image(api, spec)
+        return self._body(self._ask(api), spec, image_id, UIDS[0])
+
+    def _body(self, host: _Host, spec: CellSpec, image_id: str, uid: int) -> dict[str, Any]:
+        if spec.runtime is not None and spec.runtime not in host.runtimes:
+            known = ", ".join(sorted(host.runtimes))
+            raise SandboxError(
+                f"runtime {spec.runtime!r} is unknown to the engine; it has: {known}"
+            )
+        flags = [] if spec.launch is Launch.FORK else ["-I", "-S"]
+        return container_spec(
+            spec,
+            image_id=image_id,
+            uid=uid,
+            labels=self._labels,
+            command=[spec.python, *flags, "-c", boot()],
+            apparmor=host.apparmor,
+            machine=host.machine,
+            host_cpus=host.cpus,
+        )
+
     def _create(
         self, api: docker.APIClient, host: _Host, spec: CellSpec, image_id: str
     ) -> tuple[str, dict[str, Any]]:
         """Create the container under the name of a free uid: no two live cells share one."""
-        flags = [] if spec.launch is Launch.FORK else ["-I", "-S"]
         for uid in random.sample(UIDS, 20):
             name = NAME.format(uid=uid)
-            body = container_spec(
-                spec,
-                image_id=image_id,
-                uid=uid,
-                labels=self._labels,
-                command=[spec.python, *flags, "-c", boot()],
-                apparmor=host.apparmor,
-                machine=host.machine,
-                host_cpus=host.cpus,
-            )
+            body = self._body(host, spec, image_id, uid)
             try:
                 with engine_errors("creating a cell"):
                     try:

@@ -26,6 +26,7 @@ from functools import cache
 from typing import Any, Literal
 
 from codecell.errors import ConfigurationError
+from codecell.model import OUR_SECCOMP, Seccomp
 
 ARCHITECTURES: Mapping[str, str] = {
     "x86_64": "SCMP_ARCH_X86_64",
@@ -360,8 +361,21 @@ def _argument(check: Check) -> dict[str, Any]:
     }
 
 
+def profile(machine: str, chosen: Seccomp = OUR_SECCOMP) -> str:
+    """Return a profile as JSON, the value of Docker's `seccomp=` security option.
+
+    Args:
+        machine: the engine's architecture as its `/info` names it.
+        chosen: one of ours by name, or an operator's own text.
+
+    Raises:
+        ConfigurationError: an architecture that ours was not written for.
+    """
+    return chosen.profile or _ours(machine, sockets=chosen.name != "no-sockets")
+
+
 @cache
-def profile(machine: str) -> str:
+def _ours(machine: str, *, sockets: bool) -> str:
     """Return the profile as JSON, the value of Docker's `seccomp=` security option.
 
     Args:
@@ -392,6 +406,7 @@ def profile(machine: str) -> str:
                         comment=rule.why,
                     )
                     for rule in CONDITIONAL
+                    if sockets or rule.calls != "socket"
                 ),
                 *(
                     _entry(group.names, "SCMP_ACT_ERRNO", errnoRet=errno.ENOSYS, comment=group.why)

@@ -154,7 +154,7 @@ def _host_config(
         # No setuid program, file capability or ptrace can give any back; and our own system calls.
         "SecurityOpt": [
             "no-new-privileges",
-            f"seccomp={seccomp.profile(machine)}",
+            f"seccomp={seccomp.profile(machine, spec.seccomp)}",
             *(["apparmor=docker-default"] if apparmor else []),
         ],
         "GroupAdd": [],
