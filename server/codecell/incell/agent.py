@@ -1,7 +1,8 @@
 """PID 1 of a cell: does what the server says over the attached stream, and only that.
 
 How it keeps out of the program's reach although both share a uid:
-- PID 1 takes no signal from inside its namespace unless it has a handler; the only one is SIGCHLD.
+- PID 1 takes no signal from inside its namespace unless it has a handler; there are two: SIGCHLD,
+  and FAREWELL, by which an interpreter of ours has PID 1 look whether its program is ending.
 - It is not dumpable: it cannot be traced, and its /proc entries (descriptors, memory) are root's.
 - A child closes the stream before it does anything else; a run's bytes never rest in this heap.
 - Whatever the program can make many of (signals, dead processes, output) is taken a bounded number
@@ -35,13 +36,14 @@ from codecell.incell.compact import loads
 from codecell.incell.counters import Counters
 from codecell.incell.libc import set_dumpable
 from codecell.incell.modules import MODULES, USUAL
-from codecell.incell.program import Program
+from codecell.incell.program import FAREWELL, Program
 from codecell.incell.run import NEVER, Run
 from codecell.incell.wipe import wipe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
+    from collections.abc import Iterator
     from typing import Any, NoReturn
 else:
     import _signal as signal  # see child.py
@@ -65,7 +67,8 @@ class Agent:
         set_dumpable(dumpable=False)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         self.wake_r, self.wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for number in (signal.SIGCHLD, FAREWELL):
+            signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(self.wake_w, warn_on_full_buffer=False)
         self.counters = Counters()
         self.launch = ""
@@ -128,24 +131,33 @@ class Agent:
     def end(self, run: Run, ending: str) -> None:
         """Kill every process in the cell and reap them all: nothing outlives a run."""
         run.over(ending)
-        try:
-            os.kill(-1, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        while True:
-            try:
-                pid, status, usage = os.wait4(-1, 0)
-            except ChildProcessError:
-                break
-            run.reaped(pid, status, usage.ru_maxrss)
+        kill_all()
+        for pid, status, maxrss_kib in the_dead():
+            run.reaped(pid, status, maxrss_kib)
         run.deadline = time.monotonic() + DRAIN_S
+
+    def part(self, run: Run) -> None:
+        """Kill every process if the program is ending at this moment.
+
+        The kernel takes 2 ms to unmap a node, and nothing that is still to be told waits for that:
+        what was printed is in the pipes, and none of them runs again. They are reaped behind the
+        report, before anything else happens in this cell.
+        """
+        if run.parts():
+            kill_all()
+            run.deadline = time.monotonic() + DRAIN_S
 
     def reap(self) -> None:
         """Take in the dead, some at a time."""
+        run = self.run
         try:
-            os.read(self.wake_r, 4096)  # once: a program can write here for ever, by SIGCHLD
+            # Once: a program can write here for ever, by SIGCHLD.
+            woken = os.read(self.wake_r, 4096)
         except BlockingIOError:
-            pass
+            woken = b""
+        # Where the kernel counts no CPU time for the cell, only reaping tells what was used.
+        if FAREWELL in woken and run is not None and self.counters.cpu >= 0:
+            self.part(run)
         for _ in range(REAP_MOST):
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
@@ -170,28 +182,36 @@ class Agent:
         run.child.close()
         self.run = None
         self.channel.tell(EXIT, run.number, **facts)
+        if run.parting:
+            for _ in the_dead():
+                pass
         if run.again:
             wipe()  # what it can't wipe ends the cell, as every failure of the agent does
             self.spare = self.fork(self.launch)
 
     # the loop
 
-    def pump(self, run: Run, fd: int) -> None:
-        """Move one chunk from a program's pipe to the server; past the cap it is only counted."""
+    def pump(self, run: Run, fd: int) -> bool:
+        """Move one chunk from a program's pipe to the server; past the cap it is only counted.
+
+        Returns:
+            Whether there was anything.
+        """
         try:
             count = os.readv(fd, [self.channel.chunk()])
         except BlockingIOError:
-            return
+            return False
         if count == 0:
             os.close(fd)
             del run.child.pipes[fd]
-            return
+            return False
         kind = run.child.pipes[fd]
         keep = run.count(kind, count)
         if keep:
             self.channel.pass_on(kind, run.number, keep)
         if run.too_much and run.status is None:
             self.end(run, "output_limit")
+        return True
 
     def poll(self) -> dict[int, int]:
         poller = select.poll()
@@ -242,8 +262,33 @@ class Agent:
         if run.status is None:
             if late:
                 self.end(run, "timeout")
-        elif late or not run.child.pipes:
+        elif late or not run.child.pipes or (run.parting and self.drained(run)):
             self.finish(run)
+
+    def drained(self, run: Run) -> bool:
+        """Move what is left in the pipes of the dead; false while there is no room for it."""
+        for fd in list(run.child.pipes):
+            while self.channel.room and self.pump(run, fd):
+                pass
+        return self.channel.room
+
+
+def kill_all() -> None:
+    """Kill every process in the cell but this one."""
+    try:
+        os.kill(-1, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def the_dead() -> Iterator[tuple[int, int, int]]:
+    """Reap until there is no child left: pid, wait status, largest resident size in KiB."""
+    while True:
+        try:
+            pid, status, usage = os.wait4(-1, 0)
+        except ChildProcessError:
+            return
+        yield pid, status, usage.ru_maxrss
 
 
 def main() -> list[str]:

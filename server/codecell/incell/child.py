@@ -11,7 +11,7 @@ from codecell.incell.channel import STDERR, STDOUT
 from codecell.incell.compact import loads
 from codecell.incell.libc import set_dumpable
 from codecell.incell.modules import MODULES
-from codecell.incell.program import Program
+from codecell.incell.program import FAREWELL, Program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -139,7 +139,8 @@ def _fail(oops: int, error: BaseException) -> NoReturn:
 
 def _settle(stdin: int, out: int, err: int) -> None:
     """Become the process of a run: own group, own streams, first to die when memory runs out."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for number in (signal.SIGCHLD, FAREWELL):
+        signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.setsid()
     os.dup2(stdin, 0)

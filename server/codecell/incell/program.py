@@ -20,6 +20,8 @@ else:
 
 
 UNFLUSHED = 120  # the interpreter's own status where output was lost
+FAREWELL = 43  # a real-time signal that tells PID 1 to look: see run.py
+_getpid, _kill = os.getpid, os.kill  # a program may put its own in their place
 
 
 class Program(BaseException):
@@ -36,7 +38,7 @@ def run_program(argv: list[str]) -> NoReturn:
     that the child shares with the agent (2.7 ms of a 4.1 ms run); what a program can see of the end
     is done in the interpreter's own order: threads, atexit, flush, destructors, flush.
     """
-    path = argv[0]
+    path, pid = argv[0], _getpid()
     scope = _enter_main(path)
     sys.argv[:] = argv
     sys.orig_argv[:] = [sys.executable, *argv]
@@ -71,10 +73,17 @@ def run_program(argv: list[str]) -> NoReturn:
         gc.collect()
     for name in ("stdout", "stderr"):
         flushed = _flushed(name) is None and flushed
+    _leave(status if flushed or status < 0 else UNFLUSHED, pid)
+
+
+def _leave(status: int, pid: int) -> NoReturn:
+    """End this process, by a signal where the status is below 0; `pid` is the program's own."""
     if status < 0:
         signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
-    os._exit(status & 0xFF if flushed else UNFLUSHED)
+    if _getpid() == pid:  # and not a fork of the program's, which ends here too
+        _kill(1, FAREWELL)
+    os._exit(status & 0xFF)
 
 
 def _report(error: BaseException) -> int:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from codecell.incell.counters import Reading
 
 NEVER = float("inf")
+ENDED_WELL = b"((ended well)"  # as /proc/PID/stat shows it, less the last bracket
+PF_EXITING = 4  # in include/linux/sched.h; /proc/PID/stat shows it
+LOOKS, LOOK_S = 20, 0.0001
 
 
 class Run:
@@ -22,7 +25,7 @@ class Run:
 
     __slots__ = (
         "again", "before", "bytes", "child", "deadline", "ended", "ending", "kill_bytes", "left",
-        "maxrss_bytes", "number", "started", "status", "timeout_s",
+        "looked", "maxrss_bytes", "number", "parting", "started", "status", "timeout_s",
     )  # fmt: skip
 
     def __init__(self, number: int, child: Child, limits: dict[str, Any]) -> None:
@@ -35,6 +38,8 @@ class Run:
         self.bytes = {STDOUT: 0, STDERR: 0}
         self.ending = "exited"
         self.status: int | None = None  # as wait4 has it, once the program is dead
+        self.looked = False
+        self.parting = False  # whether its end was seen before it was reaped
         self.maxrss_bytes = 0
         self.before: Reading | None = None  # None until the program is told to go
         self.started = self.ended = 0.0
@@ -65,6 +70,30 @@ class Run:
             self.ending = ending
             self.ended = time.monotonic()
 
+    def parts(self) -> bool:
+        """Look whether the program is ending at this moment, as its interpreter has hinted.
+
+        A hint is worth nothing by itself: what counts is what the kernel shows of the program's own
+        process. One look a run, of 2 ms at most.
+        """
+        if self.before is None or self.status is not None or self.looked:
+            return False
+        self.looked = True
+        held = resident_peak_bytes(self.child.pid)
+        status = None
+        for _ in range(LOOKS):
+            status = ending_status(self.child.pid)
+            if status is not None:
+                break
+            time.sleep(LOOK_S)
+        if status is None or held == 0:  # it goes on, or is dead already
+            return False
+        self.parting = True
+        self.over("exited")
+        self.status = status
+        self.maxrss_bytes = max(self.maxrss_bytes, held)
+        return True
+
     def reaped(self, pid: int, status: int, maxrss_kib: int) -> bool:
         """Note one dead process; true when it was the program itself, and not one of its own."""
         self.maxrss_bytes = max(self.maxrss_bytes, maxrss_kib * 1024)
@@ -89,6 +118,34 @@ class Run:
             "stderr_bytes": self.bytes[STDERR],
             "failure": self.child.failure(),
         }
+
+
+def resident_peak_bytes(pid: int) -> int:
+    """Return the most memory that a living process has held at a time; 0 if it is gone."""
+    _, _, rest = _read(pid, "status").partition(b"\nVmHWM:")
+    return int(rest.split(None, 1)[0]) * 1024 if rest else 0
+
+
+def ending_status(pid: int) -> int | None:
+    """Return the wait status that a process is ending with, or None while it goes on.
+
+    It ends if the kernel is taking it apart, or if it bears the name that standby.js gives itself
+    as its last act. A program that makes itself unreadable or takes that name, and has PID 1 look
+    then, is found to have ended with 0: the same as if it did.
+    """
+    name, _, rest = _read(pid, "stat").rpartition(b")")
+    if name.endswith(ENDED_WELL):
+        return 0
+    fields = rest.split()
+    return int(fields[49]) if fields and int(fields[6]) & PF_EXITING else None
+
+
+def _read(pid: int, name: str) -> bytes:
+    try:
+        with open(f"/proc/{pid}/{name}", "rb", 0) as file:
+            return file.read()
+    except OSError:
+        return b""
 
 
 def exit_or_signal(status: int | None) -> tuple[int | None, int | None]:

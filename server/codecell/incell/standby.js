@@ -3,32 +3,78 @@
 'use strict';
 const fs = require('fs');
 const path = require('path');
-const util = require('util');
 const Module = require('module');
+const { Console } = console;
+const FAREWELL = 43; // see run.py, and the same for
+const ENDED_WELL = '(ended well)';
 
-// What every program does first, done once before there is one: the streams are made (the pipes are
-// the run's already), an empty module is loaded, a line is formatted and written nowhere.
+const read = (fd) => {
+  const data = Buffer.allocUnsafeSlow(fs.fstatSync(fd).size);
+  for (let at = 0; at < data.length; ) {
+    at += fs.readSync(fd, data, at, data.length - at, at);
+  }
+  fs.closeSync(fd);
+  return data;
+};
+
+const { O_RDONLY, O_WRONLY, O_CREAT, O_TRUNC, O_NOFOLLOW } = fs.constants;
+const write = (name, mode, data) => {
+  fs.mkdirSync(path.dirname(name), { recursive: true });
+  const fd = fs.openSync(name, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, mode);
+  for (let at = 0; at < data.length; ) at += fs.writeSync(fd, data, at);
+  fs.closeSync(fd);
+};
+
+const unpack = (job) => {
+  const start = 4 + job.readUInt32BE(0);
+  const head = JSON.parse(job.toString('utf8', 4, start));
+  let offset = start;
+  for (const [name, mode, length] of head.files) {
+    write(name, mode, job.subarray(offset, (offset += length)));
+  }
+  return head;
+};
+
+// What every run does is done once before there is one, for whatever runs first must be compiled: a
+// job is taken, an empty module loaded, lines are formatted and written nowhere; the streams are
+// made (the pipes are the run's already).
 const blank = path.join(path.dirname(__filename), '.blank.js');
-fs.writeFileSync(blank, '');
+const text = `${JSON.stringify({ files: [[blank, 0o600, 1]] })}\n`;
+const sample = Buffer.alloc(4 + text.length); // not `from`, which uses up the program's first pool
+sample.writeUInt32BE(text.length - 1);
+sample.write(text, 4);
+write(blank, 0o600, sample);
+unpack(read(fs.openSync(blank, O_RDONLY)));
 require(blank);
 fs.unlinkSync(blank);
 process.stdout.write('');
 process.stderr.write('');
-util.format('%s %o', 'text', { key: [1] });
+// No `Writable`: that would leave a tick behind.
+const nowhere = new Console({ write() {}, once() {}, removeListener() {} });
+nowhere.log('text');
+nowhere.log(1, { key: [1] });
+nowhere.log('%s %o', 'text', { key: [1] });
 
-// A program that has ended well needs no tearing down of its heap (2 ms). Only then: of a failure
-// node still has to tell after its `exit` event.
-const { emit } = process;
+// A program that has ended well needs no tearing down of its heap (2 ms), and PID 1 that sees the
+// mark does not even wait for the rest. Only then: of a failure node still has to tell after its
+// `exit` event.
+const { emit, _kill: kill } = process;
+const { apply, set } = Reflect;
 Object.defineProperty(process, 'emit', {
   configurable: true,
   writable: true,
   enumerable: false,
   value: function (type, code) {
-    const result = Reflect.apply(emit, this, arguments);
-    if (type === 'exit' && process._exiting && !process.exitCode && !code) process.reallyExit(0);
+    const result = apply(emit, this, arguments);
+    if (type === 'exit' && process._exiting && !process.exitCode && !code) {
+      set(process, 'title', ENDED_WELL);
+      kill(1, FAREWELL);
+      process.reallyExit(0);
+    }
     return result;
   },
 });
+process.emit(''); // compiles it
 
 fs.writeSync(5, '+'); // waiting
 const go = Buffer.alloc(1);
@@ -36,24 +82,9 @@ if (fs.readSync(3, go, 0, 1, null) === 0) process.reallyExit(0);
 fs.closeSync(3);
 
 try {
-  const size = fs.fstatSync(4).size;
-  const data = Buffer.allocUnsafeSlow(size);
-  for (let at = 0; at < size; ) at += fs.readSync(4, data, at, size - at, at);
-  fs.closeSync(4);
-  const start = 4 + data.readUInt32BE(0);
-  const head = JSON.parse(data.toString('utf8', 4, start));
-  let offset = start;
-  const { O_WRONLY, O_CREAT, O_TRUNC, O_NOFOLLOW } = fs.constants;
-  for (const [name, mode, length] of head.files) {
-    fs.mkdirSync(path.dirname(name), { recursive: true });
-    const fd = fs.openSync(name, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, mode);
-    for (const end = offset + length; offset < end; ) {
-      offset += fs.writeSync(fd, data, offset, end - offset);
-    }
-    fs.closeSync(fd);
-  }
-  Object.assign(process.env, head.env);
-  process.argv = [process.execPath, ...head.argv];
+  const job = unpack(read(4));
+  Object.assign(process.env, job.env);
+  process.argv = [process.execPath, ...job.argv];
   process.execArgv = [];
 } catch (error) {
   fs.writeSync(5, String(error));
