@@ -6,7 +6,7 @@ from codecell.model import Launch, Standby
 
 MIB = 1024 * 1024
 BINARY = (f"{SANDBOX}/{{stem}}",)
-GCC_OPTIONS = ("-O2", "-Wall", "-o", f"{SANDBOX}/{{stem}}", "{main}")
+GCC_OPTIONS = ("-O2", "-Wall", "-I", SANDBOX, "-o", f"{SANDBOX}/{{stem}}", "{main}", "{others}")
 # The heap may grow past the cell, so that the kernel, whose counter can't be forged, ends what
 # needs more; it grows late and is given back early, so that garbage alone is no reason.
 JVM_HEAP = (
@@ -35,6 +35,34 @@ catch
         io:format(standard_error, "~ts", [erl_error:format_exception(Class, Reason, Stack)]),
         halt(1)
 end.
+"""
+
+# compile-go PROGRAM BINARY for a module, or for several files of one package: package by package in
+# the order that `go list` finds, against the standard library compiled ahead of time. A program
+# without a go.mod gets one for as long as this takes.
+GO_PROJECT = r"""
+cd "$(dirname "$1")"
+export HOME=/tmp GOCACHE=/tmp/.go GOPROXY=off GOTOOLCHAIN=local GOFLAGS=-mod=mod CGO_ENABLED=0
+[ -e go.mod ] || [ -e /sandbox/go.mod ] || {
+    printf 'module main\n\ngo 1.24\n' >go.mod
+    trap 'rm -f go.mod' EXIT
+}
+mkdir /tmp/.go
+files='{{range .GoFiles}}{{$.Dir}}/{{.}} {{end}}'
+go list -deps -f '{{if not .Standard}}{{.ImportPath}}|{{.Name}}|'"$files"'{{end}}' . >/tmp/.go/list
+cp /opt/go/importcfg /tmp/.go/importcfg
+tool=/usr/lib/go/pkg/tool/linux_$(dpkg --print-architecture)
+number=0
+while IFS='|' read -r path name files; do
+    number=$((number + 1))
+    object=/tmp/.go/$number.a
+    [ "$name" != main ] || path=main
+    "$tool/compile" -importcfg /tmp/.go/importcfg -p "$path" -complete -lang=go1.24 -pack \
+        -o "$object" $files
+    echo "packagefile $path=$object" >>/tmp/.go/importcfg
+done </tmp/.go/list
+"$tool/link" -importcfg /tmp/.go/importcfg -s -w -buildmode=exe -o "$2" "$object"
+rm -r /tmp/.go
 """
 
 COMPILED = (
@@ -97,6 +125,9 @@ COMPILED = (
         extensions=(".go",),
         file_name="main.go",
         compile=("/usr/local/bin/compile-go", "{main}", f"{SANDBOX}/{{stem}}"),
+        compile_project=(
+            "/bin/sh", "-euc", GO_PROJECT, "compile-go", "{main}", f"{SANDBOX}/{{stem}}",
+        ),
         run=BINARY,
         version=("/usr/bin/go", "version"),
         preinstalled=("standard library, compiled ahead of time",),
@@ -131,7 +162,7 @@ COMPILED = (
         compile=(
             "/usr/bin/javac", "-J-XX:SharedArchiveFile=/opt/javac.jsa", "-J-XX:+UseSerialGC",
             "-J-XX:TieredStopAtLevel=1", "-J-XX:-UsePerfData", "-proc:none", "-Xlint:all",
-            "-d", SANDBOX, "{main}",
+            "-d", SANDBOX, "{main}", "{others}",
         ),
         run=("/usr/bin/java", *JVM_HEAP, "-cp", SANDBOX, "{entry}"),
         version=("/usr/bin/java", "-version"),
@@ -148,7 +179,7 @@ COMPILED = (
         extensions=(".kt",),
         file_name="main.kt",
         naming=naming.kotlin,
-        compile=("/usr/local/bin/compile-kotlin", "-d", SANDBOX, "{main}"),
+        compile=("/usr/local/bin/compile-kotlin", "-d", SANDBOX, "{main}", "{others}"),
         run=("/usr/bin/java", *JVM_HEAP, "-cp", f"{SANDBOX}:{KOTLIN_LIBRARY}", "{entry}"),
         version=("/usr/local/bin/compile-kotlin", "-version"),
         preinstalled=("Kotlin and Java class libraries",),
@@ -164,7 +195,7 @@ COMPILED = (
         file_name="main.cs",
         compile=(
             "/usr/bin/mcs", "-nologo", "-langversion:latest", "-r:System.Numerics",
-            f"-out:{SANDBOX}/{{stem}}.exe", "{main}",
+            f"-out:{SANDBOX}/{{stem}}.exe", "{main}", "{others}",
         ),
         run=("/usr/bin/mono", f"{SANDBOX}/{{stem}}.exe"),
         version=("/usr/bin/mono", "--version"),
@@ -179,7 +210,10 @@ COMPILED = (
         aliases=("hs", "ghc"),
         extensions=(".hs",),
         file_name="main.hs",
-        compile=("/usr/bin/ghc", "-v0", "-Wall", "-O0", "-o", f"{SANDBOX}/{{stem}}", "{main}"),
+        compile=(
+            "/usr/bin/ghc", "-v0", "-Wall", "-O0", f"-i{SANDBOX}", "-o",
+            f"{SANDBOX}/{{stem}}", "{main}",
+        ),
         run=BINARY,
         version=("/usr/bin/ghc", "--version"),
         preinstalled=("base", "containers", "bytestring", "text", "mtl"),
@@ -195,8 +229,10 @@ COMPILED = (
         file_name="main.ml",
         compile=(
             "/usr/bin/ocamlopt", "-I", "+unix", "-I", "+str", "unix.cmxa", "str.cmxa",
-            "-o", f"{SANDBOX}/{{stem}}", "{main}",
+            "-I", SANDBOX, "-o", f"{SANDBOX}/{{stem}}", "{others}", "{main}",
         ),
+        sources=(".mli", ".ml"),
+        notes="Further modules are compiled before the main one, in the order they are sent in.",
         run=BINARY,
         version=("/usr/bin/ocamlopt", "-version"),
         preinstalled=("standard library", "unix", "str"),
@@ -208,7 +244,11 @@ COMPILED = (
         aliases=("f90", "f95", "gfortran"),
         extensions=(".f90", ".f95", ".f03", ".f08"),
         file_name="main.f90",
-        compile=("/usr/bin/gfortran", *GCC_OPTIONS),
+        compile=(
+            "/usr/bin/gfortran", "-O2", "-Wall", "-J", TMP, "-o", f"{SANDBOX}/{{stem}}",
+            "{others}", "{main}",
+        ),
+        notes="Further files are compiled before the main one, in the order they are sent in.",
         run=BINARY,
         version=("/usr/bin/gfortran", "--version"),
         cpus=1.0,
@@ -248,7 +288,7 @@ COMPILED = (
         extensions=(".erl",),
         file_name="main.erl",
         naming=naming.erlang,
-        compile=("/usr/bin/erlc", "-o", SANDBOX, "{main}"),
+        compile=("/usr/bin/erlc", "-o", SANDBOX, "-I", SANDBOX, "{others}", "{main}"),
         run=(
             "/usr/bin/erl", "-noshell", "-pa", SANDBOX, "-eval", ERLANG_START, "-extra",
         ),

@@ -4,6 +4,7 @@ Every byte from a cell is hostile: the decoder bounds each frame and knows each 
 breaks the rules is a `ProtocolError` that ends the cell. incell/channel.py is the other side.
 """
 
+import hashlib
 import json
 import shlex
 import struct
@@ -18,6 +19,7 @@ MAGIC = 0xCC
 VERSION = 1
 HEADER = struct.Struct(">BBII")
 MAX_PAYLOAD = 64 * 1024
+_FILE = struct.Struct(">IH32s")  # mode, length of the path, SHA-256 of the content
 
 
 class Kind(IntEnum):
@@ -29,12 +31,19 @@ class Kind(IntEnum):
     STDIN = 4
     GO = 5
     CANCEL = 6
+    FILE = 10
+    DATA = 11
+    COLLECT = 12
     HELLO = 65
     READY = 66
     STDOUT = 67
     STDERR = 68
     EXIT = 69
     FAULT = 70
+    ENTRY = 80
+    CONTENT = 81
+    SEALED = 82
+    COLLECTED = 83
 
 
 _FROM_AGENT = {kind.value: kind for kind in Kind if kind > 64}
@@ -66,30 +75,28 @@ def encode_bulk(kind: Kind, run: int, data: bytes) -> Iterator[bytes]:
         yield encode(kind, run, data[start : start + MAX_PAYLOAD])
 
 
-def encode_job(
-    *, mode: str, argv: Sequence[str], env: dict[str, str], files: Sequence[File], root: str
-) -> bytes:
-    """Return a job as the waiting process reads it: u32 length, JSON head, the files' bytes."""
-    head = {
-        "mode": mode,
-        "argv": list(argv),
-        "env": env,
-        "files": [[f"{root}/{file.path}", file.mode, len(file.content)] for file in files],
-    }
-    text = json.dumps(head, ensure_ascii=True, separators=(",", ":")).encode()
-    return b"".join([len(text).to_bytes(4, "big"), text, *(file.content for file in files)])
+def encode_file(run: int, file: File) -> Iterator[bytes]:
+    """Yield the frames that have the agent write a file into /sandbox."""
+    path = file.path.encode()
+    head = _FILE.pack(file.mode, len(path), hashlib.sha256(file.content).digest()) + path
+    first = MAX_PAYLOAD - len(head)
+    yield encode(Kind.FILE, run, head + file.content[:first])
+    if len(file.content) > first:
+        view = memoryview(file.content)[first:]
+        for start in range(0, len(view), MAX_PAYLOAD):
+            yield encode(Kind.DATA, run, bytes(view[start : start + MAX_PAYLOAD]))
 
 
-def encode_shell_job(*, argv: Sequence[str], env: dict[str, str], file: File, root: str) -> bytes:
-    """Return the same as words for a waiting shell to source; descriptor 5 takes a failure.
+def encode_job(*, mode: str, argv: Sequence[str], env: dict[str, str]) -> bytes:
+    """Return a job as the waiting process reads it."""
+    head = {"mode": mode, "argv": list(argv), "env": env}
+    return json.dumps(head, ensure_ascii=True, separators=(",", ":")).encode()
 
-    The file is written without a process: nothing but the shell itself has run when it begins.
-    """
+
+def encode_shell_job(*, argv: Sequence[str], env: dict[str, str]) -> bytes:
+    """Return the same as words for a waiting shell to source."""
     quote = shlex.quote
-    content = file.content.decode()
-    target = quote(f"{root}/{file.path}")
     lines = [
-        f"builtin printf %s {quote(content)} >{target} 2>&5 || builtin exit 127",
         *(f"builtin export {name}={quote(value)}" for name, value in env.items()),
         f"builtin set -- {' '.join(map(quote, argv))}",
     ]

@@ -11,7 +11,7 @@ from codecell.naming import Rule
 SANDBOX = "/sandbox"
 TMP = "/tmp"  # noqa: S108  the cell's own tmpfs, not this machine's
 PYTHON = "/usr/bin/python3"
-PLACEHOLDERS = ("{main}", "{stem}", "{entry}", "{memory_mib}", "{heap_mib}")
+PLACEHOLDERS = ("{main}", "{others}", "{stem}", "{entry}", "{memory_mib}", "{heap_mib}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,9 +19,10 @@ class Language:
     """How one language is run.
 
     Commands are argument vectors, never shell lines. In them {main} is the program's path, {stem}
-    its name without the extension, {entry} the name it is started by (a Java class with its
-    package), {memory_mib} the cell's memory, {heap_mib} a quarter more: a heap of that size is
-    bounded by the kernel, whose counter proves why a program was ended.
+    the same relative to /sandbox and without the extension, {others} (an argument of its own) the
+    further files with one of the language's extensions, {entry} the name it is started by (a Java
+    class with its package), {memory_mib} the cell's memory, {heap_mib} a quarter more: a heap of
+    that size is bounded by the kernel, whose counter proves why a program was ended.
 
     Attributes:
         id: the name in requests and of the folder in images/.
@@ -29,6 +30,8 @@ class Language:
         run: the command; the request's args follow it.
         launch: how the process that runs it comes to be.
         compile: the command of a compile step, or empty.
+        compile_project: the same where there are `others`; by default `compile`.
+        sources: extensions of what `{others}` stands for; by default `extensions`.
         compile_launch: the same of the compiler's process.
         standby: what is started ahead of time and waits, for the step launched by `Launch.STANDBY`.
         start_variables: prefixes of environment variables that only a fresh start obeys; a run that
@@ -52,6 +55,8 @@ class Language:
     run: tuple[str, ...]
     launch: Launch = Launch.EXEC
     compile: tuple[str, ...] = ()
+    compile_project: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
     compile_launch: Launch = Launch.EXEC
     standby: Standby | None = None
     start_variables: tuple[str, ...] = ()

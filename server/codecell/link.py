@@ -5,7 +5,7 @@ stream nobody reads blocks kill, wait and inspect of that container (SECURITY-FA
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import anyio
@@ -21,9 +21,10 @@ from codecell.frames import (
     decode_json,
     encode,
     encode_bulk,
+    encode_file,
     encode_json,
 )
-from codecell.model import CellSpec, Ending, Facts, RunLimits, Step, Usage
+from codecell.model import CellSpec, Ending, Facts, File, RunLimits, Step, Usage
 from codecell.output import UTF8_MAX
 from codecell.sandbox import Cell
 
@@ -35,6 +36,8 @@ TYPICAL_BYTES = 16 * 1024 * 1024  # of a waiting cell whose kernel does not tell
 log = structlog.get_logger(__name__)
 
 OnOutput = Callable[[Kind, bytes], None]
+FILE_FRAMES = frozenset({Kind.ENTRY, Kind.CONTENT, Kind.SEALED, Kind.COLLECTED})
+OnFile = Callable[[Frame], bool]
 
 
 class _StreamEnded(CellLost):
@@ -50,6 +53,14 @@ class _Run:
         self.on_output = on_output
         self.done = anyio.Event()
         self.facts: Facts | None = None
+
+
+class _Collecting:
+    """The files of the last run, on their way."""
+
+    def __init__(self, take: OnFile) -> None:
+        self.take = take
+        self.done = anyio.Event()
 
 
 class Link:
@@ -70,6 +81,7 @@ class Link:
         self._ready = anyio.Event()
         self._ended = anyio.Event()
         self._run: _Run | None = None
+        self._collecting: _Collecting | None = None
 
     @property
     def usable(self) -> bool:
@@ -123,7 +135,7 @@ class Link:
         try:
             while data := await self.cell.receive():
                 for frame in decoder.feed(data):
-                    self._take(frame)
+                    (self._take_file if frame.kind in FILE_FRAMES else self._take)(frame)
         except SandboxError as error:
             self.lost = error
             log.warning("cell given up", cell=self.cell.id, error=str(error))
@@ -137,15 +149,25 @@ class Link:
             self._ended.set()
             if self._run is not None:
                 self._run.done.set()
+            if self._collecting is not None:
+                self._collecting.done.set()
         while await self.cell.receive():
             pass  # after a protocol error too: an unread stream blocks the engine
 
     async def run(
-        self, step: Step, *, job: bytes, stdin: bytes, limits: RunLimits, on_output: OnOutput
+        self,
+        step: Step,
+        *,
+        job: bytes,
+        files: Sequence[File] = (),
+        stdin: bytes,
+        limits: RunLimits,
+        on_output: OnOutput,
     ) -> Facts:
         """Run one step to its end and return what happened.
 
-        Cancellation stops the program's processes before it is passed on.
+        The files are written before the step begins. Cancellation stops the program's processes
+        before it is passed on.
 
         Raises:
             CellLost: the cell ended for a reason that is not the program's.
@@ -169,10 +191,11 @@ class Link:
             "keep": keep,
             "kill_bytes": limits.output_kill_bytes,
             "again": again,
+            "compiles": step.kind == "compile",
         }
         try:
             with anyio.move_on_after(step.timeout_s + GRACE_S):
-                await self._start(run, header, job, stdin)
+                await self._start(run, header, files, job, stdin)
                 await run.done.wait()
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
@@ -183,15 +206,45 @@ class Link:
             self._run = None
         return run.facts or await self._autopsy()
 
-    async def _start(self, run: _Run, header: dict[str, Any], job: bytes, stdin: bytes) -> None:
+    async def _start(
+        self, run: _Run, header: dict[str, Any], files: Sequence[File], job: bytes, stdin: bytes
+    ) -> None:
         """Send everything a run needs, in one piece where it is small."""
         frames = [
             encode_json(Kind.RUN, run.number, header),
+            *(frame for file in files for frame in encode_file(run.number, file)),
             *encode_bulk(Kind.JOB, run.number, job),
             *encode_bulk(Kind.STDIN, run.number, stdin),
         ]
         self.went = True
         await self.cell.send(b"".join(frames) + encode(Kind.GO, run.number))
+
+    async def collect(self, limits: dict[str, int], take: OnFile, within_s: float) -> None:
+        """Have the agent send what the last run changed; call it when the facts say so.
+
+        Args:
+            limits: `count` of files, bytes per `file`, and `size` in all; see incell/files.py.
+            take: gets every frame of it, and says whether it was the last.
+            within_s: the longest that it may take.
+
+        Raises:
+            CellLost: the cell ended, or took too long.
+            ProtocolError: the cell sent what it must not.
+        """
+        if self.lost is not None:
+            raise self.lost
+        self._collecting = _Collecting(take)
+        try:
+            with anyio.move_on_after(within_s):
+                await self.cell.send(encode_json(Kind.COLLECT, self.runs, limits))
+                await self._collecting.done.wait()
+            if self.lost is not None:
+                raise self.lost
+            if not self._collecting.done.is_set():
+                self.lost = CellLost("the cell did not send its files in time")
+                raise self.lost
+        finally:
+            self._collecting = None
 
     async def cancel(self) -> None:
         """Stop the run in flight and wait, a second at most, until its processes are dead."""
@@ -246,6 +299,11 @@ class Link:
             case _:
                 pass  # a late frame of a run that was given up
 
+    def _take_file(self, frame: Frame) -> None:
+        collecting = self._collecting
+        if collecting is not None and frame.run == self.runs and collecting.take(frame):
+            collecting.done.set()
+
 
 def facts_from(value: dict[str, Any]) -> Facts:
     """Check an agent's report field by field; pure.
@@ -272,6 +330,7 @@ def facts_from(value: dict[str, Any]) -> Facts:
             ),
             stdout_bytes=_whole(value["stdout_bytes"], 2**48),
             stderr_bytes=_whole(value["stderr_bytes"], 2**48),
+            files_changed=_whole(value.get("files", 0), 2**31),
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ProtocolError(f"a cell's report is malformed: {error}") from error

@@ -191,6 +191,7 @@ class Facts:
     usage: Usage = field(default_factory=Usage)
     stdout_bytes: int = 0
     stderr_bytes: int = 0
+    files_changed: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,6 +229,78 @@ class CompileReport:
     timeout_s: float
 
 
+class Change(StrEnum):
+    """What a run did to a file."""
+
+    CREATED = "created"
+    MODIFIED = "modified"
+    DELETED = "deleted"
+
+
+class Why(StrEnum):
+    """Why a file that a run changed does not come back."""
+
+    SYMLINK = "symlink"
+    FIFO = "fifo"
+    SOCKET = "socket"
+    DEVICE = "device"
+    NAME = "name_not_utf8"
+    PATH = "path_not_portable"
+    TOO_DEEP = "too_deep"
+    TOO_LARGE = "too_large"
+    TOO_MANY = "too_many"
+    CHANGED = "changed_while_read"
+    UNREADABLE = "unreadable"
+    NO_ROOM = "no_room"
+    NOT_SEARCHED = "not_searched"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangedFile:
+    """A regular file that a run created, modified or deleted.
+
+    Attributes:
+        path: relative to /sandbox.
+        size, mode, mime, sha256: of the content as received; None for a deleted file.
+        uri: where the content can be read until it expires; None for a deleted file.
+    """
+
+    path: str
+    change: Change
+    size: int | None = None
+    mode: int | None = None
+    mime: str | None = None
+    sha256: str | None = None
+    uri: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Omitted:
+    """Something that a run changed and that does not come back.
+
+    Attributes:
+        path: relative to /sandbox, bytes that are not UTF-8 as `\\xNN`; None for several.
+        size: its logical size.
+        target: where a symbolic link points, as text.
+        count: how many, where there is no path; 0 where that is not known.
+    """
+
+    reason: Why
+    path: str | None = None
+    change: Change | None = None
+    size: int | None = None
+    target: str | None = None
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileReport:
+    """What a run did to the files under /sandbox; both parts in the order of the paths."""
+
+    changed: tuple[ChangedFile, ...] = ()
+    omitted: tuple[Omitted, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """The truthful result of one run."""
@@ -244,6 +317,7 @@ class Outcome:
     plan: Plan
     isolation: Isolation
     compile: CompileReport | None = None
+    files: FileReport = FileReport()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

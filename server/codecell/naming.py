@@ -1,7 +1,8 @@
 """Names that a program gives itself: a Java file is called after its public class; pure.
 
-Each rule reads a program and returns the name that its file must have (without the extension) and
-the name that it is started by, or None where the program does not say.
+Each rule reads a program and the name that its file has so far, and returns the name that the file
+must have (without the extension) and the name that it is started by, or None where the program does
+not say.
 """
 
 import re
@@ -16,7 +17,7 @@ class Name(NamedTuple):
     entry: str
 
 
-Rule = Callable[[str], Name | None]
+Rule = Callable[[str, str], Name | None]
 
 _JAVA_TOKEN = re.compile(
     r"""
@@ -34,8 +35,9 @@ _JAVA_TOKEN = re.compile(
 )
 
 
-def java(code: str) -> Name | None:
+def java(code: str, stem: str = "") -> Name | None:
     """Find the file's name, its public type, and its entry, the first type with a main."""
+    del stem  # the compiler minds only that of a public class
     depth, package, public = 0, "", False
     first = named = entry = current = ""
     at = 0
@@ -60,15 +62,16 @@ def java(code: str) -> Name | None:
             first = first or current
             if public:
                 named = named or current
-    stem = named or entry or first
-    return Name(stem, package + (entry or stem)) if stem else None
+    name = named or entry or first
+    return Name(name, package + (entry or name)) if name else None
 
 
 _ERLANG_MODULE = re.compile(r"^\s*-module\(\s*'?([a-z][A-Za-z0-9_@]*)'?\s*\)\s*\.", re.MULTILINE)
 
 
-def erlang(code: str) -> Name | None:
+def erlang(code: str, stem: str = "") -> Name | None:
     """Find the module's name."""
+    del stem
     match = _ERLANG_MODULE.search(code)
     return Name(match[1], match[1]) if match else None
 
@@ -76,7 +79,8 @@ def erlang(code: str) -> Name | None:
 _PACKAGE = re.compile(r"^package\s+([\w.]+)", re.MULTILINE)
 
 
-def kotlin(code: str) -> Name | None:
-    """Name the class that Kotlin makes of main.kt's functions."""
+def kotlin(code: str, stem: str = "main") -> Name | None:
+    """Name the class that Kotlin makes of a file's functions."""
     package = _PACKAGE.search(code)
-    return Name("main", f"{package[1]}.MainKt" if package else "MainKt")
+    name = f"{stem[:1].upper()}{stem[1:]}Kt"
+    return Name(stem, f"{package[1]}.{name}" if package else name)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from codecell.errors import RequestError
+from codecell.files import check, path_error, shown, sources
 from codecell.language import SANDBOX, Language
 from codecell.model import (
     CellLimits,
@@ -22,7 +23,6 @@ from codecell.settings import DEFAULT, LimitSettings, Policy, Settings
 
 MAX_ARGS, MAX_ENV = 256, 128
 MAX_ARGS_BYTES = MAX_ENV_BYTES = 64 * 1024
-SHELL_JOB_BYTES = 64 * 1024  # a longer program is read faster from a file than from shell words
 
 
 def plan(request: Request, settings: Settings) -> Plan:
@@ -36,22 +36,20 @@ def plan(request: Request, settings: Settings) -> Plan:
     if not rules.allows(language.id):
         raise RequestError(_not_allowed(language, rules, settings))
     _check_text("code", request.code, int(rules.limits.code))
-    if not request.code.strip():
-        raise RequestError("code is empty: send the source text of a complete program")
     _check_text("stdin", request.stdin, int(rules.limits.stdin))
     if request.args and not language.takes_args:
         raise RequestError(f"{language.title} programs take no args: send none")
     _check_args(request.args)
     _check_env(request.env)
     limits = run_limits(request.timeout_s, rules.limits)
-    words = Words.of(language, rules, request.code)
+    words, program = _program(request, language, settings, rules)
     return Plan(
         language=language.id,
         caller=request.caller,
         cell=cell_spec(language, settings, rules),
         limits=limits,
         steps=(*_compile(language, rules, words), _run(language, request, limits, words)),
-        files=(File(path=words.file_name, content=request.code.encode()),),
+        files=program,
         main=words.main,
         stdin=request.stdin.encode(),
     )
@@ -62,22 +60,83 @@ def _not_allowed(language: Language, rules: Policy, settings: Settings) -> str:
     return f"language {language.id!r} is not allowed for this caller; allowed: {allowed}"
 
 
+def _program(
+    request: Request, language: Language, settings: Settings, rules: Policy
+) -> tuple["Words", tuple[File, ...]]:
+    """Decide which files there are, the main one first."""
+    path = request.entrypoint
+    if path is not None and (wrong := path_error(path)) is not None:
+        raise RequestError(f"entrypoint {shown(path)} {wrong}")
+    if request.code.strip():
+        words = Words.of(language, rules, request.code, path)
+        main = File(path=words.file_name, content=request.code.encode())
+        if not request.files:
+            return words, (main,)
+        others = _check_files(request, settings, rules, language, words.file_name)
+    elif not request.files:
+        raise RequestError("code is empty: send the source text of a complete program")
+    else:
+        files = _check_files(request, settings, rules, language, None)
+        main = _entry(files, path, language)
+        others = tuple(file for file in files if file is not main)
+        words = Words.of(language, rules, _source(main, rules), main.path)
+    extensions = language.sources or language.extensions
+    return replace(words, others=sources(others, extensions)), (main, *others)
+
+
+def _check_files(
+    request: Request, settings: Settings, rules: Policy, language: Language, main: str | None
+) -> tuple[File, ...]:
+    room = _cell_limits(language, rules.limits).sandbox_bytes
+    return check(request.files, settings.files, room=room, main=main)
+
+
+def _entry(files: tuple[File, ...], path: str | None, language: Language) -> File:
+    """Find the program among the files."""
+    for file in files:
+        if file.path == (language.file_name if path is None else path):
+            return file
+    if path is None:
+        raise RequestError(
+            f"code is empty and none of the files is {language.file_name}: send the program as "
+            "code, or the path of one of the files as entrypoint"
+        )
+    raise RequestError(
+        f"entrypoint {shown(path)} is not among the files: send its path as it stands there"
+    )
+
+
+def _source(main: File, rules: Policy) -> str:
+    try:
+        text = main.content.decode()
+    except UnicodeDecodeError as error:
+        raise RequestError(
+            f"entrypoint {shown(main.path)} is not UTF-8 text (byte {error.start})"
+        ) from error
+    _check_text(f"entrypoint {shown(main.path)}", text, int(rules.limits.code))
+    return text
+
+
 @dataclass(frozen=True, slots=True)
 class Words:
     """What the placeholders of a language's commands stand for, for one program."""
 
-    file_name: str
+    file_name: str  # relative to /sandbox
     entry: str
     memory_mib: int
+    others: tuple[str, ...] = ()  # further files to compile, the same way
 
     @classmethod
-    def of(cls, language: Language, rules: Policy, code: str = "") -> "Words":
-        """Find them out; a program may say what its file must be called."""
-        path = PurePosixPath(language.file_name)
-        name = language.naming(code) if language.naming else None
+    def of(
+        cls, language: Language, rules: Policy, code: str = "", path: str | None = None
+    ) -> "Words":
+        """Find them out; without a path a program may say what its file must be called."""
+        given = PurePosixPath(path or language.file_name)
+        name = language.naming(code, given.stem) if language.naming else None
+        file_name = str(given) if path or not name else f"{name.stem}{given.suffix}"
         return cls(
-            file_name=f"{name.stem}{path.suffix}" if name else language.file_name,
-            entry=name.entry if name else path.stem,
+            file_name=file_name,
+            entry=name.entry if name else given.stem,
             memory_mib=_cell_limits(language, rules.limits).memory_bytes // 2**20,
         )
 
@@ -90,19 +149,26 @@ class Words:
         """Put them into a command."""
         values = {
             "{main}": self.main,
-            "{stem}": PurePosixPath(self.file_name).stem,
+            "{stem}": str(PurePosixPath(self.file_name).with_suffix("")),
             "{entry}": self.entry,
             "{memory_mib}": str(self.memory_mib),
             "{heap_mib}": str(self.memory_mib * 5 // 4),
         }
         pattern = re.compile("|".join(map(re.escape, values)))
-        return tuple(pattern.sub(lambda match: values[match[0]], part) for part in command)
+        filled: list[str] = []
+        for part in command:
+            if part == "{others}":
+                filled += [f"{SANDBOX}/{path}" for path in self.others]
+            else:
+                filled.append(pattern.sub(lambda match: values[match[0]], part))
+        return tuple(filled)
 
 
 def _compile(language: Language, rules: Policy, words: Words) -> tuple[Step, ...]:
     if not language.compile:
         return ()
-    command = words.fill(language.compile)
+    project = language.compile_project if words.others else ()
+    command = words.fill(project or language.compile)
     if language.compile_launch is not Launch.EXEC:
         command = (command[0], words.main)
     return (
@@ -117,7 +183,7 @@ def _compile(language: Language, rules: Policy, words: Words) -> tuple[Step, ...
 
 
 def _run(language: Language, request: Request, limits: RunLimits, words: Words) -> Step:
-    launch = _launch(language, request)
+    launch = _launch(language, request, words)
     command = words.fill(language.run)
     if launch is not Launch.EXEC:  # what waits was started with its options already
         command = (command[0], words.main)
@@ -207,14 +273,13 @@ def run_limits(timeout_s: float | None, limits: LimitSettings) -> RunLimits:
     )
 
 
-def _launch(language: Language, request: Request) -> Launch:
+def _launch(language: Language, request: Request, words: Words) -> Launch:
     """Decide whether the interpreter that is ready can serve, or a fresh start is needed."""
     if any(name.startswith(language.start_variables) for name, _ in request.env):
         return Launch.EXEC
-    if language.standby is not None and language.standby.job == "shell":
-        words = (request.code, *request.args)
-        if "\0" in request.code or sum(map(len, words)) > SHELL_JOB_BYTES:
-            return Launch.EXEC
+    shell = language.standby is not None and language.standby.job == "shell"
+    if shell and words.file_name != language.file_name:  # which it was started with
+        return Launch.EXEC
     return language.launch
 
 

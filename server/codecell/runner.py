@@ -1,7 +1,6 @@
 """The story of a run: plan, wait for a place, take a cell, run the steps, tell the truth."""
 
 import secrets
-import signal as signals
 import time
 from dataclasses import replace
 
@@ -10,16 +9,16 @@ import structlog
 
 from codecell import policy
 from codecell.admission import Admission
+from codecell.collection import Collection, fetched
 from codecell.errors import BusyError, CellLost, RequestError, SandboxError
 from codecell.frames import Kind, encode_job, encode_shell_job
-from codecell.language import SANDBOX
 from codecell.link import Link
 from codecell.model import (
     Captured,
     CompileReport,
     Ending,
     Facts,
-    File,
+    FileReport,
     Isolation,
     LanguageInfo,
     Launch,
@@ -35,6 +34,9 @@ from codecell.output import Capture
 from codecell.pool import Pool
 from codecell.settings import Settings
 from codecell.store import Store
+from codecell.verdict import signal_name, verdict
+
+COLLECT_S = 10.0  # for all the files of a run
 
 log = structlog.get_logger(__name__)
 
@@ -71,6 +73,8 @@ class Runner:
         """
         started = time.monotonic()
         try:
+            if any(file.uri is not None for file in request.files):
+                request = fetched(request, self.store, self._settings.files)
             plan = policy.plan(request, self._settings)
             run_id = secrets.token_hex(8)
             run = Run(run_id=run_id, request=request, plan=plan, started=started)
@@ -129,6 +133,8 @@ class Runner:
             tale.isolation = link.cell.isolation
             facts = await self._steps(link, plan, tale)
             tale.phase(Phase.COLLECTING)
+            if facts.files_changed:
+                await self._collect(link, facts.files_changed, tale)
             return facts
 
     async def _steps(self, link: Link, plan: Plan, tale: "_Tale") -> Facts:
@@ -140,7 +146,8 @@ class Runner:
             try:
                 facts = await link.run(
                     step,
-                    job=_job(step, plan, files),
+                    job=_job(step, plan),
+                    files=files,
                     stdin=plan.stdin if step.kind == "run" else b"",
                     limits=plan.limits,
                     on_output=tale.take,
@@ -154,6 +161,16 @@ class Runner:
                 break
             files = ()
         return facts
+
+    async def _collect(self, link: Link, changes: int, tale: "_Tale") -> None:
+        """Take in the files; what goes wrong is told in the result and harms nothing else."""
+        collection = Collection(self.store, tale.plan.caller, tale.run_id, self._settings.files)
+        try:
+            await link.collect(collection.limits, collection.take, COLLECT_S)
+        except SandboxError as error:
+            log.warning("files were lost", run_id=tale.run_id, error=str(error))
+            collection.give_up(changes)
+        tale.files = collection.report()
 
     async def languages(self, caller: str = "local") -> tuple[LanguageInfo, ...]:
         """Tell what a caller can run, as really installed.
@@ -195,14 +212,14 @@ class Runner:
         return tuple(found)
 
 
-def _job(step: Step, plan: Plan, files: tuple[File, ...]) -> bytes:
+def _job(step: Step, plan: Plan) -> bytes:
     """Return what the waiting process of a step is told."""
     env = dict(step.env)
     argv = step.argv if step.launch is Launch.EXEC else step.argv[1:]
     standby = plan.cell.standby
     if step.launch is Launch.STANDBY and standby is not None and standby.job == "shell":
-        return encode_shell_job(argv=argv[1:], env=env, file=files[0], root=SANDBOX)
-    return encode_job(mode=step.launch, argv=argv, env=env, files=files, root=SANDBOX)
+        return encode_shell_job(argv=argv[1:], env=env)
+    return encode_job(mode=step.launch, argv=argv, env=env)
 
 
 class _Tale:
@@ -213,6 +230,7 @@ class _Tale:
         self.run_id = run.run_id
         self.plan = plan = run.plan
         self.went = False
+        self.files = FileReport()
         self.waits = False
         self.stopped: Facts | None = None  # of a step that was cancelled
         self.isolation = Isolation(
@@ -312,79 +330,9 @@ class _Tale:
             plan=self.plan,
             isolation=self.isolation,
             compile=self._compile,
+            files=self.files,
         )
 
     def _captured(self, stream: Kind, total: int | None) -> Captured:
         capture = self._streams.get(stream)
         return capture.finish(total) if capture else Captured()
-
-
-def verdict(facts: Facts, plan: Plan, step: Step | None = None) -> tuple[Status, str | None]:
-    """Turn facts into a status and one sentence; pure, and blind to what was printed.
-
-    Args:
-        facts: of the last step that ran.
-        plan: what was to be done.
-        step: that step; by default the program's own.
-    """
-    if step is not None and step.kind == "compile":
-        return _compile_verdict(facts, plan, step)
-    memory = f"{plan.cell.limits.memory_bytes // 2**20} MiB"
-    match facts.ending:
-        case Ending.CANCELLED:
-            return Status.CANCELLED, "The run was cancelled; what it had printed is kept."
-        case Ending.TIMEOUT:
-            return Status.TIMEOUT, f"Execution timed out after {plan.limits.timeout_s:g} seconds."
-        case Ending.OUTPUT_LIMIT:
-            most = plan.limits.output_kill_bytes
-            return (
-                Status.OUTPUT_LIMIT,
-                f"The program printed more than {most:,} bytes and was ended.",
-            )
-        case Ending.OUT_OF_MEMORY:
-            return Status.OUT_OF_MEMORY, f"The cell ran out of its {memory} of memory."
-        case Ending.EXITED if facts.exit_code == 0:
-            return Status.SUCCESS, None
-        case Ending.EXITED if facts.oom_kills:
-            return Status.OUT_OF_MEMORY, f"The program ran out of its {memory} of memory."
-        case Ending.EXITED if facts.signal is not None:
-            name = signal_name(facts.signal)
-            return Status.EXECUTION_ERROR, f"The program was killed by {name}."
-        case _:
-            return Status.EXECUTION_ERROR, f"The program exited with code {facts.exit_code}."
-
-
-def _compile_verdict(facts: Facts, plan: Plan, step: Step) -> tuple[Status, str | None]:
-    memory = f"{plan.cell.limits.memory_bytes // 2**20} MiB"
-    match facts.ending:
-        case Ending.CANCELLED:
-            return Status.CANCELLED, "The run was cancelled while the program was being compiled."
-        case Ending.TIMEOUT:
-            return Status.TIMEOUT, f"Compilation timed out after {step.timeout_s:g} seconds."
-        case Ending.OUTPUT_LIMIT:
-            most = plan.limits.output_kill_bytes
-            return (
-                Status.OUTPUT_LIMIT,
-                f"The compiler printed more than {most:,} bytes and was ended.",
-            )
-        case Ending.OUT_OF_MEMORY:
-            return Status.OUT_OF_MEMORY, f"The compiler ran out of the cell's {memory} of memory."
-        case Ending.EXITED if facts.oom_kills and facts.exit_code != 0:
-            return Status.OUT_OF_MEMORY, f"The compiler ran out of the cell's {memory} of memory."
-    how = (
-        f"was killed by {signal_name(facts.signal)}"
-        if facts.signal is not None
-        else f"exited with code {facts.exit_code}"
-    )
-    return (
-        Status.COMPILE_ERROR,
-        f"The program did not compile (the compiler {how}); see compile.output.",
-    )
-
-
-def signal_name(number: int) -> str:
-    """Return `SIGSEGV` for 11; real-time signals by number."""
-    try:
-        return signals.Signals(number).name
-    except ValueError:
-        return f"SIG{number}"

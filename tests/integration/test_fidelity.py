@@ -19,8 +19,9 @@ import pytest
 from codecell.app import open_runner
 from codecell.languages import LANGUAGES
 from codecell.model import Launch, Outcome, Request, Status
-from codecell.runner import Runner, signal_name
+from codecell.runner import Runner
 from codecell.settings import Settings, load
+from codecell.verdict import signal_name
 
 pytestmark = [pytest.mark.anyio, pytest.mark.docker]
 Execute = Callable[..., Awaitable[Outcome]]

@@ -1,5 +1,6 @@
 """The framed protocol: only whole frames of known types get past the decoder."""
 
+import hashlib
 import json
 from contextlib import suppress
 from itertools import pairwise
@@ -20,6 +21,7 @@ from codecell.frames import (
     decode_json,
     encode,
     encode_bulk,
+    encode_file,
     encode_job,
     encode_json,
 )
@@ -171,23 +173,27 @@ def test_bulk_is_cut_into_frames_that_fit_and_add_up(size: int) -> None:
     assert b"".join(payloads) == data
 
 
-def test_a_job_is_a_length_a_head_and_the_files_bytes() -> None:
-    job = encode_job(
-        mode="exec",
-        argv=["/bin/bash", "/sandbox/a.sh", "é\n"],
-        env={"A": "ß"},
-        files=[File(path="a.sh", content=b"\0\xff"), File(path="b", content=b"", mode=0o755)],
-        root="/sandbox",
-    )
-    length = int.from_bytes(job[:4], "big")
-    assert json.loads(job[4 : 4 + length]) == {
+def test_a_job_is_json_in_ascii() -> None:
+    job = encode_job(mode="exec", argv=["/bin/bash", "/sandbox/a.sh", "é\n"], env={"A": "ß"})
+    assert json.loads(job.decode("ascii")) == {  # node reads it as what Python wrote
         "mode": "exec",
         "argv": ["/bin/bash", "/sandbox/a.sh", "é\n"],
         "env": {"A": "ß"},
-        "files": [["/sandbox/a.sh", 0o644, 2], ["/sandbox/b", 0o755, 0]],
     }
-    assert job[4 + length :] == b"\0\xff"
-    job[4 : 4 + length].decode("ascii")  # escapes alone: node reads it as what Python wrote
+
+
+@pytest.mark.parametrize("size", [0, 1, MAX_PAYLOAD - 39, MAX_PAYLOAD - 38, 3 * MAX_PAYLOAD])
+def test_a_file_is_one_frame_and_as_many_more_as_it_takes(size: int) -> None:
+    content = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+    frames = list(encode_file(7, File(path="é", content=content, mode=0o755)))
+    heads = [HEADER.unpack_from(frame) for frame in frames]
+    assert [head[1] for head in heads] == [Kind.FILE] + [Kind.DATA] * (len(frames) - 1)
+    assert {(head[0], head[2]) for head in heads} == {(MAGIC, 7)}
+    assert [HEADER.size + head[3] for head in heads] == [len(frame) for frame in frames]
+    first, *rest = [frame[HEADER.size :] for frame in frames]
+    assert first[:6] == (0o755).to_bytes(4, "big") + (2).to_bytes(2, "big")
+    assert first[6:38] == hashlib.sha256(content).digest()
+    assert b"".join([first[38:], *rest]) == "é".encode() + content
 
 
 def test_both_sides_agree_on_the_protocol() -> None:

@@ -219,7 +219,11 @@ def test_wait_status_is_a_code_or_a_signal(
 
 def a_run() -> Run:
     child: Any = SimpleNamespace(pid=7, start=lambda: None, failure=lambda: "")
-    return Run(1, child, {"timeout_s": 5.0, "kill_bytes": 100, "keep": 10, "again": False})
+    return Run(
+        1,
+        child,
+        {"timeout_s": 5.0, "kill_bytes": 100, "keep": 10, "again": False, "compiles": False},
+    )
 
 
 def test_run_that_never_went_has_used_nothing() -> None:

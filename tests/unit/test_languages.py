@@ -10,8 +10,8 @@ from codecell.errors import ConfigurationError, RequestError
 from codecell.language import PLACEHOLDERS, SANDBOX
 from codecell.languages import DEFAULT_SET, LANGUAGES
 from codecell.model import Ending, Facts, Launch, Plan, Request, Status, Step
-from codecell.runner import verdict
 from codecell.settings import DEFAULT, Settings, load
+from codecell.verdict import verdict
 
 MIB = 1024 * 1024
 PROGRAMS = Path(__file__).parents[1] / "languages"

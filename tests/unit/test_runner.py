@@ -35,9 +35,10 @@ from codecell.link import Link
 from codecell.model import Ending, Facts, Outcome, Request, Status, Usage
 from codecell.policy import plan
 from codecell.pool import Pool
-from codecell.runner import Runner, signal_name, verdict
+from codecell.runner import Runner
 from codecell.sandbox import Image
 from codecell.settings import LimitSettings, PoolSettings, RunSettings, Settings
+from codecell.verdict import signal_name, verdict
 
 pytestmark = pytest.mark.anyio
 SETTINGS = Settings.model_construct(
@@ -156,7 +157,7 @@ async def test_a_run_is_told_as_it_was() -> None:
     (job,) = backend.engine.created[0].jobs
     assert job.head["argv"] == ["/sandbox/main.py", "a"]
     assert job.head["env"] == {"A": "b"}
-    assert job.files == {"/sandbox/main.py": b"print(1)"}
+    assert job.files == {"main.py": b"print(1)"}
     assert job.stdin == b"in"
 
 

@@ -105,6 +105,7 @@ class Job:
 
     number: int
     header: dict[str, Any]
+    files: dict[str, bytearray] = field(default_factory=dict)
     job: bytearray = field(default_factory=bytearray)
     stdin: bytearray = field(default_factory=bytearray)
     went: bool = False
@@ -113,19 +114,17 @@ class Job:
     @property
     def head(self) -> dict[str, Any]:
         """Return the job's JSON head."""
-        length = int.from_bytes(self.job[:4], "big")
-        value: dict[str, Any] = json.loads(self.job[4 : 4 + length])
+        value: dict[str, Any] = json.loads(self.job)
         return value
 
-    @property
-    def files(self) -> dict[str, bytes]:
-        """Return the files that the job brings."""
-        at = 4 + int.from_bytes(self.job[:4], "big")
-        found = {}
-        for path, _, size in self.head["files"]:
-            found[path] = bytes(self.job[at : at + size])
-            at += size
-        return found
+    def add_file(self, payload: bytes) -> None:
+        """Begin a file."""
+        end = 38 + int.from_bytes(payload[4:6], "big")
+        self.files[payload[38:end].decode()] = bytearray(payload[end:])
+
+    def add_data(self, payload: bytes) -> None:
+        """Continue it."""
+        self.files[next(reversed(self.files))] += payload
 
 
 class FakeEngine:
@@ -279,6 +278,10 @@ class FakeCell:
                 self.play(*self.script.boot)
             case Kind.RUN:
                 self.jobs.append(Job(run, json.loads(payload)))
+            case Kind.FILE:
+                self.jobs[-1].add_file(payload)
+            case Kind.DATA:
+                self.jobs[-1].add_data(payload)
             case Kind.JOB:
                 self.jobs[-1].job += payload
             case Kind.STDIN:

@@ -18,9 +18,12 @@ import time
 
 from codecell.incell.channel import (
     CANCEL,
+    COLLECT,
     CONFIG,
+    DATA,
     EXIT,
     FAULT,
+    FILE,
     GO,
     HELLO,
     JOB,
@@ -34,6 +37,7 @@ from codecell.incell.channel import (
 from codecell.incell.child import FORK, STANDBY, Child, Standby
 from codecell.incell.compact import loads
 from codecell.incell.counters import Counters
+from codecell.incell.files import Tree
 from codecell.incell.libc import set_dumpable
 from codecell.incell.modules import MODULES, USUAL
 from codecell.incell.program import FAREWELL, Program
@@ -49,6 +53,7 @@ else:
     import _signal as signal  # see child.py
 
 DRAIN_S = 2.0  # longest wait for the end of the output once every process is dead
+DELIVER_MOST = 64  # frames of files before another look at the stream
 REAP_MOST = 64  # dead processes before another look at the clock and the stream
 DUD, FAULTY = 71, 70  # exit codes: the waiting process died; the agent failed
 
@@ -56,7 +61,10 @@ DUD, FAULTY = 71, 70  # exit codes: the waiting process died; the agent failed
 class Agent:
     """The loop of PID 1."""
 
-    __slots__ = ("channel", "counters", "launch", "run", "spare", "standby", "wake_r", "wake_w")
+    __slots__ = (
+        "changes", "channel", "counters", "launch", "outbox", "run", "spare", "standby", "tree",
+        "wake_r", "wake_w",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.channel = Channel(os.dup2(0, 60, inheritable=False), os.dup2(1, 61, inheritable=False))
@@ -75,6 +83,9 @@ class Agent:
         self.standby = Standby([], {}, "", "")
         self.spare: Child | None = None  # waits for its program
         self.run: Run | None = None
+        self.tree = Tree()
+        self.changes: tuple[Run, list[tuple[str, str]]] | None = None  # that the server may ask for
+        self.outbox: Iterator[None] | None = None  # sends them
 
     def fork(self, launch: str) -> Child:
         channel = self.channel
@@ -89,14 +100,22 @@ class Agent:
             self.configure(loads(str(payload, "utf-8")))
         elif kind == RUN:
             self.begin(number, loads(str(payload, "utf-8")))
-        elif run is None or number != run.number:
-            pass  # a late frame of a run that is over
+        elif kind == COLLECT:
+            self.collect(number, loads(str(payload, "utf-8")))
+        elif run is not None and number == run.number:
+            self.handle_run(run, kind, payload)  # else it is a late frame of a run that is over
+
+    def handle_run(self, run: Run, kind: int, payload: memoryview) -> None:
+        if kind == FILE:
+            self.tree.open(payload)
+        elif kind == DATA:
+            self.tree.write(payload)
         elif kind == JOB:
             run.child.add_job(payload)
         elif kind == STDIN:
             run.child.add_stdin(payload)
         elif kind == GO:
-            run.go(self.counters.read())
+            self.go(run)
         elif kind == CANCEL:
             self.end(run, "cancelled")
 
@@ -123,8 +142,17 @@ class Agent:
         if child is not None and (child.launch == STANDBY) != (mode == STANDBY):
             child.kill()
             child = None
-        self.spare = None
+        self.spare = self.changes = self.outbox = None
+        self.tree.begin()
         self.run = Run(number, child or self.fork(mode), limits)
+
+    def go(self, run: Run) -> None:
+        """Let the program begin, if its files could be written."""
+        self.tree.close()
+        if self.tree.failure:
+            self.end(run, "exited")
+        else:
+            run.go(self.counters.read())
 
     # the end of a run
 
@@ -179,15 +207,56 @@ class Agent:
     def finish(self, run: Run) -> None:
         """Every process is dead and the output is out: report, and forget the run."""
         facts = run.facts(self.counters.read())
+        facts["failure"] = self.tree.failure or facts["failure"]
         run.child.close()
         self.run = None
+        if changes := self.look(run):
+            self.changes = run, changes
+            facts["files"] = len(changes)
         self.channel.tell(EXIT, run.number, **facts)
         if run.parting:
-            for _ in the_dead():
-                pass
+            reap_all()
+        if self.changes is None:
+            self.renew(run)
+
+    def look(self, run: Run) -> list[tuple[str, str]]:
+        """Return what the program changed; what the compiler did is where it begins."""
+        if run.ending == "cancelled":
+            return []
+        if run.compiles:
+            self.tree.accept()
+            return []
+        changes = self.tree.changes()
+        if changes and run.parting:  # nobody may write any more while files are read
+            reap_all()
+            changes = self.tree.changes()
+        return changes
+
+    def renew(self, run: Run) -> None:
+        """Make the cell ready once more, where that is wanted."""
         if run.again:
             wipe()  # what it can't wipe ends the cell, as every failure of the agent does
+            self.tree.forget()
             self.spare = self.fork(self.launch)
+
+    def collect(self, number: int, limits: dict[str, int]) -> None:
+        """Begin to send what a run has changed."""
+        if self.changes is not None and self.changes[0].number == number:
+            self.outbox = self.tree.send(self.channel, number, self.changes[1], limits)
+
+    def deliver(self, outbox: Iterator[None]) -> None:
+        """Send some of it, as long as there is room."""
+        for _ in range(DELIVER_MOST):
+            if not self.channel.room:
+                return
+            for _ in outbox:
+                break
+            else:
+                if self.changes is not None:
+                    run = self.changes[0]
+                    self.changes = self.outbox = None
+                    self.renew(run)
+                return
 
     # the loop
 
@@ -229,6 +298,8 @@ class Agent:
                 for fd in run.child.pipes:
                     poller.register(fd, select.POLLIN)
             timeout_s = max(0.0, run.deadline - time.monotonic())
+        elif self.outbox is not None and self.channel.room:
+            timeout_s = 0.0
         return dict(poller.poll(None if timeout_s == NEVER else timeout_s * 1000 + 0.5))
 
     def welcome(self, spare: Child) -> None:
@@ -252,6 +323,8 @@ class Agent:
                     self.handle(kind, number, payload)
             if self.run is not None:
                 self.serve(self.run, ready)
+            elif self.outbox is not None:
+                self.deliver(self.outbox)
 
     def serve(self, run: Run, ready: dict[int, int]) -> None:
         """Move output, and see whether the run is over."""
@@ -278,6 +351,12 @@ def kill_all() -> None:
     try:
         os.kill(-1, signal.SIGKILL)
     except ProcessLookupError:
+        pass
+
+
+def reap_all() -> None:
+    """Wait until every process is dead."""
+    for _ in the_dead():
         pass
 
 

@@ -175,26 +175,11 @@ def _wait(launch: str, standby: Standby, go: int, job: int, oops: int) -> NoRetu
 
 
 def _take(job: int) -> dict[str, Any]:
-    """Read the job and write its files."""
+    """Read the job."""
     with mmap.mmap(job, os.fstat(job).st_size, prot=mmap.PROT_READ) as data:
-        start = 4 + int.from_bytes(data[:4], "big")
-        head: dict[str, Any] = loads(data[4:start].decode())
-        _write_files(head["files"], data, start)
+        head: dict[str, Any] = loads(data[:].decode())
     os.close(job)
     return head
-
-
-def _write_files(files: list[tuple[str, int, int]], data: mmap.mmap, offset: int) -> None:
-    for path, mode, size in files:
-        if "/" in path[len(SANDBOX) + 1 :]:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
-        try:
-            end = offset + size
-            while offset < end:
-                offset += os.write(fd, data[offset : min(end, offset + 1024 * 1024)])
-        finally:
-            os.close(fd)
 
 
 def _exec_standby(standby: Standby, go: int, job: int, oops: int) -> NoReturn:

@@ -41,7 +41,9 @@ def run_program(argv: list[str]) -> NoReturn:
     path, pid = argv[0], _getpid()
     scope = _enter_main(path)
     sys.argv[:] = argv
+    sys.path[0] = os.path.dirname(path)
     sys.orig_argv[:] = [sys.executable, *argv]
+    sys.dont_write_bytecode = True  # nobody would read it, and it would be among the run's files
     _renew_stdin()
     status = 0
     failure: BaseException | None = None

@@ -24,8 +24,9 @@ class Run:
     """One run of one child."""
 
     __slots__ = (
-        "again", "before", "bytes", "child", "deadline", "ended", "ending", "kill_bytes", "left",
-        "looked", "maxrss_bytes", "number", "parting", "started", "status", "timeout_s",
+        "again", "before", "bytes", "child", "compiles", "deadline", "ended", "ending",
+        "kill_bytes", "left", "looked", "maxrss_bytes", "number", "parting", "started", "status",
+        "timeout_s",
     )  # fmt: skip
 
     def __init__(self, number: int, child: Child, limits: dict[str, Any]) -> None:
@@ -33,6 +34,7 @@ class Run:
         self.child = child
         self.timeout_s: float = limits["timeout_s"]
         self.again: bool = limits["again"]  # the cell serves its caller once more
+        self.compiles: bool = limits["compiles"]  # what it leaves is not the program's doing
         self.kill_bytes: int = limits["kill_bytes"]
         self.left: dict[int, int] = {STDOUT: limits["keep"], STDERR: limits["keep"]}
         self.bytes = {STDOUT: 0, STDERR: 0}

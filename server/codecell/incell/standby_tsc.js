@@ -53,15 +53,7 @@ try {
   const data = Buffer.allocUnsafeSlow(size);
   for (let at = 0; at < size; ) at += fs.readSync(4, data, at, size - at, at);
   fs.closeSync(4);
-  const start = 4 + data.readUInt32BE(0);
-  const head = JSON.parse(data.toString('utf8', 4, start));
-  let offset = start;
-  for (const [name, mode, length] of head.files) {
-    fs.mkdirSync(path.dirname(name), { recursive: true });
-    fs.writeFileSync(name, data.subarray(offset, offset + length), { mode });
-    offset += length;
-  }
-  [file] = head.argv;
+  [file] = JSON.parse(data.toString()).argv;
 } catch (error) {
   fs.writeSync(5, String(error));
   process.reallyExit(127);
