@@ -28,6 +28,8 @@ from codecell import __version__
 from codecell.callers import LOCAL, Caller, Scope
 from codecell.errors import BusyError, RequestError, SandboxError
 from codecell.model import LanguageInfo, Outcome, Request, Status
+from codecell.observer import Watch
+from codecell.progress import Progress, reporting
 from codecell.render import fit, languages_text, result_text, size
 from codecell.settings import DEFAULT, Settings
 from codecell.wire import (
@@ -45,7 +47,6 @@ from codecell.wire import (
 log = structlog.get_logger()
 
 Context = ServerRequestContext[Any]
-PROGRESS_EVERY_S = 1.0
 # Results are fitted to the transport; without this hint some clients put anything above 25,000
 # tokens into a file (500,000 is the most that they accept).
 _RESULT_META = {"anthropic/maxResultSizeChars": 500_000}
@@ -54,7 +55,7 @@ _RESULT_META = {"anthropic/maxResultSizeChars": 500_000}
 class Runs(Protocol):
     """What the tools need of a `Runner`."""
 
-    async def execute(self, request: Request) -> Outcome:
+    async def execute(self, request: Request, *, watch: Watch | None = None) -> Outcome:
         """Run one request."""
 
     async def languages(self, caller: str = "local") -> tuple[LanguageInfo, ...]:
@@ -76,7 +77,7 @@ def build_server(
         caller_of: names the authenticated caller of a call; stdio has one.
     """
     tools = tool_definitions(settings)
-    handlers = _Handlers(runner, settings, caller_of)
+    handlers = _Handlers(runner, caller_of)
 
     async def list_tools(_: Context, __: PaginatedRequestParams | None) -> ListToolsResult:
         return ListToolsResult(tools=tools)
@@ -174,11 +175,8 @@ def _execute_description(settings: Settings) -> str:
 class _Handlers:
     """The two tool handlers; every failure becomes a result that a model can act on."""
 
-    def __init__(
-        self, runner: Runs, settings: Settings, caller_of: Callable[[Context], Caller]
-    ) -> None:
+    def __init__(self, runner: Runs, caller_of: Callable[[Context], Caller]) -> None:
         self._runner = runner
-        self._default_timeout_s = settings.limits.timeout_s
         self._caller_of = caller_of
 
     async def execute_code(self, context: Context, arguments: dict[str, Any]) -> CallToolResult:
@@ -190,16 +188,18 @@ class _Handlers:
         except ValidationError as error:
             return _refusal(explain(error, ExecuteCodeInput))
         request = to_request(given, caller.name)
+        if not context.meta or "progress_token" not in context.meta:
+            return await self._run(request, None)
+        watch = Progress()
         async with anyio.create_task_group() as tasks:
-            limit = given.timeout if given.timeout is not None else self._default_timeout_s
-            tasks.start_soon(_report_progress, context, limit)
-            result = await self._run(request)
+            tasks.start_soon(reporting, watch, context.session.report_progress)
+            result = await self._run(request, watch)
             tasks.cancel_scope.cancel()
         return result
 
-    async def _run(self, request: Request) -> CallToolResult:
+    async def _run(self, request: Request, watch: Watch | None) -> CallToolResult:
         try:
-            result = fit(from_outcome(await self._runner.execute(request)))
+            result = fit(from_outcome(await self._runner.execute(request, watch=watch)))
         except RequestError as error:
             return _refusal(str(error))
         except BusyError as error:
@@ -239,15 +239,3 @@ def _answer(result: BaseModel, text: str, *, failed: bool) -> CallToolResult:
         structured_content=result.model_dump(mode="json"),
         is_error=failed,
     )
-
-
-async def _report_progress(context: Context, limit_s: float) -> None:
-    """Report about every second; the SDK sends nothing to a caller that gave no token."""
-    started = anyio.current_time()
-    while True:
-        await anyio.sleep(PROGRESS_EVERY_S)
-        elapsed = anyio.current_time() - started
-        message = f"running {elapsed:.0f} s of {limit_s:g} s"
-        if elapsed > limit_s:
-            message = f"{elapsed:.0f} s, time limit {limit_s:g} s: waiting for a place or ending"
-        await context.session.report_progress(elapsed, max(limit_s, elapsed), message)

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import anyio
@@ -11,9 +12,10 @@ from mcp import Client, MCPError
 from mcp.types import INVALID_PARAMS, CallToolResult, TextContent
 from structlog.testing import CapturingLogger
 
-from codecell import __version__, policy, tools
+from codecell import __version__, policy, progress, tools
 from codecell.errors import BusyError, EngineUnavailable, RequestError
 from codecell.model import Captured, Isolation, LanguageInfo, Outcome, Request, Status, Usage
+from codecell.observer import Watch
 from codecell.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -52,9 +54,11 @@ class ScriptedRunner:
         self.behaviour = behaviour
         self.away = away
         self.asked: list[Request] = []
+        self.watches: list[Watch | None] = []
 
-    async def execute(self, request: Request) -> Outcome:
+    async def execute(self, request: Request, *, watch: Watch | None = None) -> Outcome:
         self.asked.append(request)
+        self.watches.append(watch)
         return await self.behaviour(request)
 
     async def languages(self, caller: str = "local") -> tuple[LanguageInfo, ...]:
@@ -221,10 +225,11 @@ async def test_languages_without_an_engine(connect: Connect, error: Exception, t
     assert text_of(result) == text
 
 
-async def test_progress_rises_while_a_run_goes(
-    connect: Connect, monkeypatch: pytest.MonkeyPatch
+async def test_progress_is_sent_to_a_caller_that_asked_and_to_nobody_else(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tools, "PROGRESS_EVERY_S", 0.01)
+    """In the handshake era: in memory the modern one has callbacks in the place of tokens."""
+    monkeypatch.setattr(tools, "reporting", partial(progress.reporting, every_s=0.01))
     enough = anyio.Event()
     seen: list[tuple[float, float | None, str | None]] = []
 
@@ -237,36 +242,14 @@ async def test_progress_rises_while_a_run_goes(
         if len(seen) == 3:
             enough.set()
 
-    async with connect(ScriptedRunner(until_enough)) as client:
+    runner = ScriptedRunner(until_enough)
+    async with Client(tools.build_server(runner, SETTINGS), mode="legacy") as client:
         await client.call_tool("execute_code", {**MINIMAL, "timeout": 7}, progress_callback=note)
+        await client.call_tool("execute_code", {**MINIMAL, "timeout": 7})
     values = [progress for progress, _, _ in seen]
     assert values == sorted(set(values))
-    assert seen[0][1:] == (7.0, "running 0 s of 7 s")
-
-
-async def test_past_the_limit_progress_still_rises(
-    connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tools, "PROGRESS_EVERY_S", 0.02)
-    enough = anyio.Event()
-    seen: list[str | None] = []
-
-    async def until_enough(request: Request) -> Outcome:
-        await enough.wait()
-        return outcome(request)
-
-    async def note(progress: float, total: float | None, message: str | None) -> None:
-        assert total is not None
-        assert progress <= total
-        seen.append(message)
-        if len(seen) == 2:
-            enough.set()
-
-    async with connect(ScriptedRunner(until_enough)) as client:
-        await client.call_tool(
-            "execute_code", {**MINIMAL, "timeout": 0.001}, progress_callback=note
-        )
-    assert "time limit 0.001 s" in (seen[0] or "")
+    assert seen[0][1:] == (None, "queued")
+    assert [watch is not None for watch in runner.watches] == [True, False]
 
 
 async def test_a_call_that_is_given_up_cancels_its_run(connect: Connect) -> None:
