@@ -1,9 +1,11 @@
 """The composition root: opens backend, pool and runner, and closes them in reverse."""
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
 
 import anyio
+from anyio.lowlevel import current_token
 
 from codecell import log
 from codecell.backends import open_backend
@@ -12,6 +14,9 @@ from codecell.pool import Pool
 from codecell.runner import Runner
 from codecell.settings import Settings
 from codecell.store import Store
+
+if TYPE_CHECKING:
+    from codecell.audit.witness import Witness
 
 EXPIRE_EVERY_S = 60.0
 
@@ -30,7 +35,8 @@ async def open_runner(
     An engine that is away is no error here: each run reports it until it is back.
     """
     log.keep_quiet()
-    told = Observers(observers)
+    witness = await _witness(settings, observers)
+    told = Observers([*([witness] if witness else ()), *observers])
     backend = open_backend(settings)
     store = Store(settings.store)
     raised: Exception | None = None
@@ -51,8 +57,27 @@ async def open_runner(
         store.close()
         with anyio.CancelScope(shield=True):
             await backend.aclose()
+            if witness is not None:
+                await anyio.to_thread.run_sync(witness.close)
     if raised is not None:
         raise raised
+
+
+async def _witness(settings: Settings, observers: Sequence[Observer]) -> "Witness | None":
+    """Open the audit log, where there is to be one; the other observers hear of its troubles."""
+    folder = settings.audit.folder
+    if folder is None:
+        return None
+    from codecell.audit.witness import Witness
+
+    loop = current_token()
+    others = Observers(observers)
+
+    def alarm(text: str | None) -> None:
+        with suppress(RuntimeError):  # the loop has ended
+            anyio.from_thread.run_sync(others.trouble, "audit", text, token=loop)
+
+    return await anyio.to_thread.run_sync(Witness, folder, settings, alarm)
 
 
 async def _keep_clean(store: Store) -> None:

@@ -130,6 +130,9 @@ class Observer:
     def session(self, event: SessionEvent) -> None:
         """Something happened to a session."""
 
+    def trouble(self, part: str, text: str | None) -> None:
+        """A part of the server (`audit`) can't do its work, or can again (None)."""
+
 
 class Watch:
     """Base of what one call wants to know of its own run."""
@@ -161,6 +164,7 @@ class Observers(Observer):
         self._created = [o.cell_created for o in observers if _listens(o, "cell_created")]
         self._discarded = [o.cell_discarded for o in observers if _listens(o, "cell_discarded")]
         self._session = [o.session for o in observers if _listens(o, "session")]
+        self._trouble = [o.trouble for o in observers if _listens(o, "trouble")]
 
     def refused(self, caller: str, request: Request | None, error: CodecellError) -> None:
         """Tell all."""
@@ -207,6 +211,10 @@ class Observers(Observer):
     def session(self, event: SessionEvent) -> None:
         """Tell all."""
         _tell(self._session, event)
+
+    def trouble(self, part: str, text: str | None) -> None:
+        """Tell all."""
+        _tell(self._trouble, part, text)
 
 
 def _listens(observer: Observer, name: str) -> bool:

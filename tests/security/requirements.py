@@ -220,6 +220,33 @@ REQUIREMENTS: dict[str, Requirement] = {
         "A cell made under one policy never serves another.",
         "the policy's walls are the pool's key",
     ),
+    # --- the audit log ---
+    "audit:complete": Requirement(
+        "Every request, refusal, cell and session event leaves a line, with the verdict and the "
+        "limits, and code and input as SHA-256 alone.",
+        "an observer of the runner and the pool; text only with `audit.text`",
+    ),
+    "audit:tampering": Requirement(
+        "A line that was changed, removed, moved, inserted or cut off is found, with its place. "
+        "Who can write log and head can forge both: then only an anchor kept elsewhere shows it.",
+        "each line carries the hash of the one before; a head beside the log; `--expect`",
+    ),
+    "audit:no-injection": Requirement(
+        "No text of a caller or a program makes a line, ends one or reaches a terminal raw.",
+        "JSON in printable ASCII",
+    ),
+    "audit:rotation": Requirement(
+        "Rotation keeps the chain, and only rotation removes files unseen.",
+        "the head names the oldest line that is kept",
+    ),
+    "audit:own-files": Requirement(
+        "Two servers never write into one chain.", "a lock; the second takes a chain of its own"
+    ),
+    "audit:failure": Requirement(
+        "When the log can't be written, nothing runs (`refuse`) or an alarm is raised "
+        "(`continue`); what is lost is counted, and a kill leaves a chain that goes on.",
+        "a run begins after its line is written; failed writes are undone and tried again",
+    ),
     # --- what is told of the host ---
     "host:no-info": Requirement(
         "Host name, name servers, container id, boot id, boot parameters, devices and kernel log "

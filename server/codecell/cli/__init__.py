@@ -47,6 +47,10 @@ COMMANDS = {
         "codecell.cli.policy_commands:policy",
         "Show the policies, and what one comes to for a caller and a language.",
     ),
+    "audit": (
+        "codecell.cli.audit_commands:audit",
+        "Check the audit log, and look things up in it.",
+    ),
     "settings": ("codecell.cli.setup_commands:settings", "Show every setting and its default."),
 }
 

@@ -28,12 +28,14 @@ def setup(invocation: Invocation, yes: bool) -> None:
 
     Where an engine answers and the images are up to date, this does nothing and takes a moment.
     """
+    from codecell.audit.witness import administration
     from codecell.backends.docker.images import build_images
     from codecell.cli.progress import Display
 
     settings = invocation.settings()
     _ensure_engine(settings, yes=yes)
-    with Display() as display:
+    act = administration(settings, "images.build", languages=list(DEFAULT_SET), force=False)
+    with act, Display() as display:
         built = build_images(settings, DEFAULT_SET, display)
     ready = ", ".join(f"{name} {built[name].version}" for name in DEFAULT_SET)
     click.echo(f"ready: {ready}", err=True)
@@ -164,6 +166,7 @@ def build(invocation: Invocation, languages: Sequence[str], every: bool, force: 
 
     What is up to date is left alone.
     """
+    from codecell.audit.witness import administration
     from codecell.backends.docker.images import build_images, ours
     from codecell.cli.progress import Display
 
@@ -171,7 +174,8 @@ def build(invocation: Invocation, languages: Sequence[str], every: bool, force: 
         raise click.UsageError("name languages or say --all, not both")
     settings = invocation.settings()
     chosen = ours(settings) if every else _ids(settings, languages) or DEFAULT_SET
-    with Display() as display:
+    act = administration(settings, "images.build", languages=list(chosen), force=force)
+    with act, Display() as display:
         built = build_images(settings, chosen, display, force=force)
     for name in dict.fromkeys(chosen):
         click.echo(f"{built[name].reference}  {name} {built[name].version}  {built[name].digest}")

@@ -24,6 +24,7 @@ from codecell.callers import CALLER_NAME
 from codecell.errors import ConfigurationError
 from codecell.language import Languages
 from codecell.languages import LANGUAGES
+from codecell.settings.audit import AuditSettings
 from codecell.settings.languages import LanguageSettings
 from codecell.settings.policies import (
     DEFAULT,
@@ -47,6 +48,7 @@ from codecell.settings.serving import CallerSettings, HttpSettings
 
 __all__ = [
     "DEFAULT",
+    "AuditSettings",
     "CallerSettings",
     "EngineSettings",
     "FileSettings",
@@ -85,6 +87,7 @@ class Settings(BaseSettings):
     store: StoreSettings = StoreSettings()
     engine: EngineSettings = EngineSettings()
     http: HttpSettings = HttpSettings()
+    audit: AuditSettings = AuditSettings()
     log: LogSettings = LogSettings()
     languages: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")], LanguageSettings] = (
         Field(default={}, description="Languages added or changed")
