@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check unit images schemas security lock clean distclean setup
+.PHONY: help run test check unit images schemas security gvisor lock clean distclean setup
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -19,6 +19,7 @@ run: setup ## Set everything up, then run programs through MCP
 
 test: setup $(STAMPS)/dev images ## The same set-up, then every check and every test, real Docker included
 	@$(MAKE) --no-print-directory lint
+	@$(BIN)/codecell setup --yes --runtime runsc || test "$$CI" != true
 	$(PYTEST)
 
 check: $(STAMPS)/dev lint unit ## Formatting, lint, types, layers and the unit tests; no engine
@@ -35,6 +36,12 @@ unit: $(STAMPS)/dev ## The unit tests alone: seconds, no engine
 
 security: setup $(STAMPS)/dev ## The attacks against real cells
 	$(PYTEST) tests/security
+
+gvisor: images $(STAMPS)/dev ## Every language and every file feature under gVisor (15 minutes)
+	@$(BIN)/codecell setup --yes --runtime runsc
+	$(PYTEST) tests/security/test_gvisor.py
+	CODECELL_ENGINE__RUNTIME=runsc $(PYTEST) tests/integration/test_languages.py \
+		tests/integration/test_fidelity.py
 
 images: setup ## Build every language's image that is missing or outdated
 	@$(BIN)/codecell images build --all

@@ -295,6 +295,19 @@ def grant_access(socket: Path, user: str, report: Report, *, prefix: Sequence[st
         )
 
 
+def as_root(command: Sequence[str], *, prefix: Sequence[str]) -> str:
+    """Run a command with root's rights and return what it printed.
+
+    Raises:
+        EngineUnavailable: it failed; with its last line.
+    """
+    done = _call([*prefix, *command])
+    if done.returncode != 0:
+        words = last_line(done.stderr.decode(errors="replace")) or f"status {done.returncode}"
+        raise EngineUnavailable(f"{' '.join(command)} failed: {words}")
+    return done.stdout.decode(errors="replace")
+
+
 def installed(program: str) -> bool:
     """Tell whether a program is there; system folders count even where PATH leaves them out."""
     return shutil.which(program, path=system_path()) is not None

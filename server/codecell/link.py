@@ -5,6 +5,7 @@ stream nobody reads blocks kill, wait and inspect of that container (SECURITY-FA
 """
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -193,6 +194,7 @@ class Link:
             "again": again,
             "compiles": step.kind == "compile",
         }
+        began = time.monotonic()
         try:
             with anyio.move_on_after(step.timeout_s + GRACE_S):
                 await self._start(run, header, files, job, stdin)
@@ -204,7 +206,7 @@ class Link:
             raise
         finally:
             self._run = None
-        return run.facts or await self._autopsy()
+        return run.facts or await self._autopsy(time.monotonic() - began)
 
     async def _start(
         self, run: _Run, header: dict[str, Any], files: Sequence[File], job: bytes, stdin: bytes
@@ -258,11 +260,22 @@ class Link:
                 return
             await run.done.wait()
 
-    async def _autopsy(self) -> Facts:
+    async def _overdue(self, waited_s: float) -> Facts:
+        """End a cell whose agent let a deadline pass: it may have had no turn beside its programs.
+
+        If the engine sees the cell end by our hand, the program had its time. If it sees nothing,
+        nobody knows what became of the program, and that is our failure.
+        """
+        self.lost = CellLost("the cell did not end its run in time")
+        await self.cell.discard()
+        if (await self.cell.death()).exit_code is None:
+            raise self.lost
+        return Facts(ending=Ending.TIMEOUT, signal=9, usage=Usage(wall_s=waited_s))
+
+    async def _autopsy(self, waited_s: float) -> Facts:
         """Say why no exit was reported: the cell is gone, or its agent missed the deadline."""
         if self.lost is None:
-            self.lost = CellLost("the cell did not end its run in time")
-            raise self.lost
+            return await self._overdue(waited_s)
         if not isinstance(self.lost, _StreamEnded):
             raise self.lost
         death = await self.cell.death()

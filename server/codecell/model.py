@@ -196,12 +196,28 @@ class Facts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Isolation:
-    """The posture that really applied to a run."""
+    """The posture that really applied to a run; where it got no cell, nothing is claimed.
+
+    Attributes:
+        runtime: the OCI runtime, as the engine knows it.
+        image: the image's name.
+        image_digest: what that name stood for; empty where there was no cell.
+        network: always none.
+        kernel: whose system calls the program made: the host's own, gVisor's, or those of a virtual
+            machine of the cell's own.
+        seccomp: our system call filter was in force.
+        apparmor: the engine's AppArmor profile was in force.
+        user_namespace: root in the cell is nobody on the host.
+    """
 
     runtime: str
     image: str
     image_digest: str
     network: Literal["none"] = "none"
+    kernel: Literal["shared", "gvisor", "guest", "none"] = "none"
+    seccomp: bool = False
+    apparmor: bool = False
+    user_namespace: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -161,9 +161,13 @@ def facts(result: ExecuteCodeOutput) -> Iterable[str]:
     )
     yield f"limits: {limits_text(result.limits)}"
     isolation = result.isolation
+    walls = [name for name in ("seccomp", "apparmor") if getattr(isolation, name)]
+    if isolation.user_namespace:
+        walls.append("user namespace")
     yield (
         f"isolation: runtime {isolation.runtime}, image {isolation.image} "
-        f"({isolation.image_digest}), network {isolation.network}"
+        f"({isolation.image_digest}), network {isolation.network}, kernel {isolation.kernel}"
+        f"{''.join(f', {wall}' for wall in walls)}"
     )
 
 

@@ -101,6 +101,13 @@ class IsolationOutput(WireOutput):
     image: str = Field(description="Container image.")
     image_digest: str = Field(description="Digest of that image.")
     network: Literal["none"] = Field(description="Network access: none.")
+    kernel: Literal["shared", "gvisor", "guest", "none"] = Field(
+        description="Whose kernel served it: the host's (shared), gVisor's, a virtual machine's "
+        "(guest); none if it got no sandbox."
+    )
+    seccomp: bool = Field(description="Whether the system call filter was in force.")
+    apparmor: bool = Field(description="Whether an AppArmor profile was in force.")
+    user_namespace: bool = Field(description="Whether its ids mean nothing on the host.")
 
 
 class CompileOutput(WireOutput):
@@ -216,6 +223,10 @@ def from_outcome(outcome: Outcome) -> ExecuteCodeOutput:
             image=outcome.isolation.image,
             image_digest=outcome.isolation.image_digest,
             network=outcome.isolation.network,
+            kernel=outcome.isolation.kernel,
+            seccomp=outcome.isolation.seccomp,
+            apparmor=outcome.isolation.apparmor,
+            user_namespace=outcome.isolation.user_namespace,
         ),
     )
 

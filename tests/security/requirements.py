@@ -274,6 +274,32 @@ REQUIREMENTS: dict[str, Requirement] = {
         "`kill -9` of the server leaves no process and no container behind within 5 seconds.",
         "the agent ends at the end of its stream; `AutoRemove`",
     ),
+    # --- gVisor (`engine.runtime = "runsc"`) ---
+    "gvisor:kernel": Requirement(
+        "Under gVisor a program's system calls end in gVisor's kernel, and its result says so.",
+        "`Runtime: runsc`, read back from the engine",
+    ),
+    "gvisor:agent-apart": Requirement(
+        "Under gVisor, which does not protect PID 1, a program can't signal the agent or open its "
+        "stream.",
+        "a uid of its own: the agent is root of gVisor's kernel, the program the cell's uid",
+    ),
+    "gvisor:filter": Requirement(
+        "Our system call filter is in force inside gVisor too.",
+        "runsc registered with `--oci-seccomp` (`codecell setup --runtime runsc`)",
+    ),
+    "gvisor:process-limit": Requirement(
+        "Under gVisor a program's processes and threads stop at the cell's limit.",
+        "ulimit `nproc`, which gVisor counts per cell",
+    ),
+    "gvisor:ends": Requirement(
+        "Bombs, floods and endless programs end under gVisor as well.",
+        "the agent's deadline; the server's own behind it; cgroup limits around the sandbox",
+    ),
+    "gvisor:no-fallback": Requirement(
+        "A runtime that the engine lacks is never replaced by another: nothing runs.",
+        "the engine's list of runtimes is read before a cell is made",
+    ),
 }
 
 

@@ -31,6 +31,7 @@ from codecell.languages import LANGUAGES
 from codecell.link import Link, facts_from
 from codecell.model import Ending, Facts, Launch, RunLimits, Step, Usage
 from codecell.policy import cell_spec
+from codecell.sandbox import Death
 from codecell.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -290,9 +291,26 @@ async def test_an_agent_that_does_not_keep_the_deadline_is_given_up(
     step = Step(kind="run", launch=Launch.FORK, argv=("x",), timeout_s=0.01)
     async with linked(say("some"), Wait(anyio.Event())) as link:
         run = Run(link)
-        with pytest.raises(CellLost, match="did not end its run in time"):
-            await run.go(step)
+        facts = await run.go(step)
+        assert (facts.ending, facts.signal) == (Ending.TIMEOUT, 9)
+        assert facts.usage.wall_s >= step.timeout_s
         assert run.output == [(Kind.STDOUT, b"some")]
+        assert not link.usable
+
+
+async def test_a_deadline_that_passes_while_the_engine_is_blind_is_our_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(link_module, "GRACE_S", 0.01)
+    step = Step(kind="run", launch=Launch.FORK, argv=("x",), timeout_s=0.01)
+    async with linked(Wait(anyio.Event())) as link:
+
+        async def unknown() -> Death:
+            return Death(out_of_memory=False, exit_code=None, reason="nobody knows")
+
+        monkeypatch.setattr(link.cell, "death", unknown)
+        with pytest.raises(CellLost, match="did not end its run in time"):
+            await Run(link).go(step)
         assert not link.usable
 
 

@@ -57,6 +57,10 @@ def result(stdout: str = "", stderr: str = "", **changes: Any) -> ExecuteCodeOut
             image="codecell/python",
             image_digest="sha256:" + "0" * 64,
             network="none",
+            kernel="shared",
+            seccomp=True,
+            apparmor=False,
+            user_namespace=True,
         ),
     }
     return ExecuteCodeOutput(**{**values, **changes})
@@ -81,7 +85,8 @@ def test_a_success_in_full() -> None:
         "time: 0.250 s in all; program 0.200 s, CPU 0.100 s, peak memory 10 MiB\n"
         "limits: 30 s, 256 MiB memory, 0.5 CPU, 50 processes, 100000 characters per stream, "
         "/sandbox 64 MiB, /tmp 32 MiB\n"
-        f"isolation: runtime runc, image codecell/python (sha256:{'0' * 64}), network none"
+        f"isolation: runtime runc, image codecell/python (sha256:{'0' * 64}), network none, "
+        "kernel shared, seccomp, user namespace"
     )
 
 

@@ -12,7 +12,9 @@ from codecell.backends.docker import seccomp
 from codecell.errors import ConfigurationError
 
 ALLOWED = {name for group in seccomp.ALLOWED for name in group.names}
-CONDITIONAL = {name for rule in seccomp.CONDITIONAL for name in rule.calls.split()}
+CONDITIONAL = {
+    name for rule in (*seccomp.SPARE_THE_AGENT, *seccomp.CONDITIONAL) for name in rule.calls.split()
+}
 ABSENT = {name for group in seccomp.ABSENT for name in group.names}
 REFUSED = {name for group in seccomp.REFUSED for name in group.names}
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from codecell.backends.docker import seccomp
 from codecell.backends.docker.posture import defects
-from codecell.backends.docker.spec import MASKED_PATHS, container_spec
+from codecell.backends.docker.runtimes import RUNC, read_runtimes
+from codecell.backends.docker.spec import AGENT_CAPABILITIES, MASKED_PATHS, container_spec
 from codecell.model import CellLimits, CellSpec, Launch
 
 MIB = 1024 * 1024
@@ -46,6 +47,7 @@ def _body(
         command=("/usr/bin/python3", "-I", "/opt/agent.py"),
         apparmor=apparmor,
         machine="x86_64",
+        runtime=read_runtimes({"Runtimes": {runtime: {}}})[runtime] if runtime else RUNC,
         host_cpus=2,
     )
 
@@ -203,6 +205,25 @@ def test_gvisor_gets_room_for_its_own_threads(runtime: str) -> None:
     assert _host(runtime, pids=2000)["PidsLimit"] == 2000
 
 
+def test_gvisor_keeps_the_programs_process_limit_by_an_rlimit() -> None:
+    limits = {item["Name"]: (item["Soft"], item["Hard"]) for item in _host("runsc")["Ulimits"]}
+    assert limits["nproc"] == (50, 50)
+
+
+def test_under_gvisor_the_agent_alone_is_root_of_gvisors_kernel() -> None:
+    body = _body("runsc")
+    assert body["User"] == "0:0"
+    assert set(body["HostConfig"]["CapAdd"]) == set(AGENT_CAPABILITIES)
+    assert f"uid={UID}," in body["HostConfig"]["Tmpfs"]["/sandbox"]
+
+
+@pytest.mark.parametrize("runtime", ["runc", "kata-runtime", None])
+def test_elsewhere_nobody_is_root(runtime: str | None) -> None:
+    body = _body(runtime)
+    assert body["User"] == f"{UID}:{UID}"
+    assert body["HostConfig"]["CapAdd"] == []
+
+
 @pytest.mark.parametrize("runtime", ["runc", "kata-runtime", None])
 def test_other_runtimes_keep_the_process_limit(runtime: str | None) -> None:
     assert _host(runtime, pids=50)["PidsLimit"] == 50
@@ -278,6 +299,9 @@ def test_no_limits_or_runtime_can_move_a_wall(
     movable = {
         "Memory", "MemorySwap", "CpuQuota", "PidsLimit", "Ulimits", "Tmpfs", "Runtime",
     }  # fmt: skip
+    if runtime == "runsc":  # its agent is root, and the filter is the one for that
+        movable |= {"CapAdd", "SecurityOpt"}
+        assert "no-new-privileges" in host["SecurityOpt"]
     usual = _host()
     assert {key: value for key, value in host.items() if key not in movable} == {
         key: value for key, value in usual.items() if key not in movable
@@ -304,7 +328,13 @@ def _made(body: dict[str, Any]) -> dict[str, Any]:
         | {"Cmd": None, "Volumes": None, "ExposedPorts": None}
         | {"Labels": {**body["Labels"], "codecell.recipe": "from the image"}},
         "HostConfig": host
-        | {"Binds": None, "CapAdd": None, "Devices": [], "Links": None, "Mounts": None}
+        | {
+            "Binds": None,
+            "CapAdd": host["CapAdd"] or None,
+            "Devices": [],
+            "Links": None,
+            "Mounts": None,
+        }
         | {"Runtime": "runc", "Init": False, "GroupAdd": None, "Sysctls": None},
         "NetworkSettings": {"Networks": {}},
     }

@@ -149,7 +149,9 @@ def outcome(status: Status = Status.SUCCESS, **changes: Any) -> Outcome:
         "execution_time_s": 0.75,
         "error_message": None,
         "plan": policy.plan(Request(language="python", code="1"), Settings.model_construct()),
-        "isolation": Isolation(runtime="runc", image="i", image_digest="sha256:0"),
+        "isolation": Isolation(
+            runtime="runc", image="i", image_digest="sha256:0", kernel="shared", seccomp=True
+        ),
     }
     return Outcome(**{**values, **changes})
 
@@ -163,6 +165,7 @@ def test_an_outcome_arrives_whole() -> None:
     }  # fmt: skip
     assert result["isolation"] == {
         "runtime": "runc", "image": "i", "image_digest": "sha256:0", "network": "none",
+        "kernel": "shared", "seccomp": True, "apparmor": False, "user_namespace": False,
     }  # fmt: skip
     assert (result["stdout"], result["stdout_bytes"]) == ("héllo\n", 7)
     assert (result["stderr_bytes"], result["stderr_truncated"], result["stderr_repaired"]) == (

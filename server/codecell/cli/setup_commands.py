@@ -22,13 +22,19 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--yes", is_flag=True, help="Install an engine without asking when none answers.")
+@click.option(
+    "--runtime",
+    type=click.Choice(["runsc"]),
+    help="Also fetch this OCI runtime (runsc is gVisor) and register it with the engine.",
+)
 @click.pass_obj
-def setup(invocation: Invocation, yes: bool) -> None:
+def setup(invocation: Invocation, yes: bool, runtime: str | None) -> None:
     """Make this machine ready: a container engine and the default images.
 
     Where an engine answers and the images are up to date, this does nothing and takes a moment.
     """
     from codecell.audit.witness import administration
+    from codecell.backends.docker.gvisor import ensure_gvisor
     from codecell.backends.docker.images import build_images
     from codecell.cli.progress import Display
 
@@ -37,8 +43,18 @@ def setup(invocation: Invocation, yes: bool) -> None:
     act = administration(settings, "images.build", languages=list(DEFAULT_SET), force=False)
     with act, Display() as display:
         built = build_images(settings, DEFAULT_SET, display)
+    added = False
+    if runtime:
+        with administration(settings, "runtime.register", runtime=runtime), Display() as display:
+            added = ensure_gvisor(settings, display.engine)
     ready = ", ".join(f"{name} {built[name].version}" for name in DEFAULT_SET)
     click.echo(f"ready: {ready}", err=True)
+    if runtime:
+        click.echo(
+            f"runtime: {runtime} {'registered' if added else 'was there'}; "
+            f'cells use it with `[engine] runtime = "{runtime}"`',
+            err=True,
+        )
 
 
 def _ensure_engine(settings: "Settings", *, yes: bool) -> None:

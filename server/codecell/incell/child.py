@@ -9,7 +9,7 @@ import sys
 
 from codecell.incell.channel import STDERR, STDOUT
 from codecell.incell.compact import loads
-from codecell.incell.libc import set_dumpable
+from codecell.incell.libc import drop_bounds, set_dumpable
 from codecell.incell.modules import MODULES
 from codecell.incell.program import FAREWELL, Program
 
@@ -138,7 +138,9 @@ def _fail(oops: int, error: BaseException) -> NoReturn:
 
 
 def _settle(stdin: int, out: int, err: int) -> None:
-    """Become the process of a run: own group, own streams, first to die when memory runs out."""
+    """Become the process of a run: own uid, group and streams, first to die for want of memory."""
+    if os.getuid() == 0:
+        _become(os.stat(SANDBOX).st_uid)
     for number in (signal.SIGCHLD, FAREWELL):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -152,6 +154,16 @@ def _settle(stdin: int, out: int, err: int) -> None:
     with open("/proc/self/oom_score_adj", "w") as score:
         score.write("1000")
     os.chdir(SANDBOX)
+
+
+def _become(uid: int) -> None:
+    """Lose root's uid and all that goes with it, for good; Runtime.agent_apart says why."""
+    drop_bounds()
+    os.setgroups([uid])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    if os.getresuid() != (uid, uid, uid) or uid == 0:
+        raise PermissionError("still root")
 
 
 def _wait(launch: str, standby: Standby, go: int, job: int, oops: int) -> NoReturn:

@@ -6,6 +6,8 @@ import ctypes
 import mmap
 
 PR_SET_DUMPABLE = 4
+PR_CAPBSET_DROP = 24
+CAPABILITIES = 64  # more than there are: asking for one that is not there ends the list
 MADV_DONTFORK = 10
 IPC_RMID = 0
 
@@ -19,6 +21,13 @@ def set_dumpable(*, dumpable: bool) -> None:
     """Say whether others of our uid may trace us, and read our memory and descriptors in /proc."""
     if _libc.prctl(PR_SET_DUMPABLE, int(dumpable), 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl")
+
+
+def drop_bounds() -> None:
+    """Empty the set of capabilities that this process and its children could ever get."""
+    for number in range(CAPABILITIES):
+        if _libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0) != 0:
+            return
 
 
 def unforked_buffer(size: int) -> memoryview:

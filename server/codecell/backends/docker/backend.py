@@ -15,7 +15,6 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,10 +33,11 @@ from codecell.backends.docker.connect import connect, engine_errors, locate, one
 from codecell.backends.docker.events import Events
 from codecell.backends.docker.owners import LABEL_INSTANCE, LABEL_OWNER, Owner, abandoned
 from codecell.backends.docker.posture import defects
+from codecell.backends.docker.runtimes import Host, read_host
 from codecell.backends.docker.spec import container_spec
 from codecell.backends.docker.stream import AttachedStream
 from codecell.errors import EngineUnavailable, ImageMissing, SandboxError
-from codecell.model import CellSpec, Isolation, Launch
+from codecell.model import CellSpec, Launch
 from codecell.parcel import boot
 from codecell.sandbox import Image
 from codecell.settings import Settings
@@ -55,17 +55,6 @@ def open_docker(settings: Settings) -> "DockerBackend":
     return DockerBackend(settings)
 
 
-@dataclass(frozen=True, slots=True)
-class _Host:
-    """What the engine said of itself when it was first asked."""
-
-    runtime: str
-    runtimes: frozenset[str]
-    apparmor: bool
-    machine: str
-    cpus: int
-
-
 class DockerBackend:
     """Makes cells on one engine."""
 
@@ -79,7 +68,7 @@ class DockerBackend:
         self._label = f"{LABEL_INSTANCE}={self._instance}"
         self._events = Events(self._unbounded_client, self._label)
         self._client: docker.APIClient | None = None
-        self._host: _Host | None = None
+        self._host: Host | None = None
         self._making = 0
         self._idle = threading.Condition()  # notified when a thread is done making a cell
         self._first = threading.Lock()  # several cells are begun at once; one of them asks
@@ -121,6 +110,8 @@ class DockerBackend:
             await started.fate.destroyed.wait()
         if not started.fate.destroyed.is_set() and self._client is not None:
             await self._in_thread(self._remove, self._client, started.name)
+            with anyio.move_on_after(GONE_S):  # whoever asks for its death hears of it
+                await started.fate.destroyed.wait()
         self._events.forget(started.name)
 
     async def describe(self, spec: CellSpec) -> dict[str, Any]:
@@ -161,7 +152,7 @@ class DockerBackend:
     def _unbounded_client(self) -> docker.APIClient:
         return connect(self._settings.engine)
 
-    def _facts(self) -> _Host:
+    def _facts(self) -> Host:
         api = self._api()
         with self._first:
             if self._host is None:
@@ -169,17 +160,10 @@ class DockerBackend:
                 self._watch_over()
             return self._host
 
-    def _ask(self, api: docker.APIClient) -> _Host:
+    def _ask(self, api: docker.APIClient) -> Host:
         with engine_errors("asking the engine about itself"):
             info = api.info()
-        runtimes = tuple(info.get("Runtimes") or ())
-        return _Host(
-            runtime=info.get("DefaultRuntime") or "runc",
-            runtimes=frozenset(runtimes),
-            apparmor=any("name=apparmor" in option for option in info.get("SecurityOptions") or ()),
-            machine=info.get("Architecture") or os.uname().machine,
-            cpus=info.get("NCPU") or 64,
-        )
+        return read_host(info)
 
     def _watch_over(self) -> None:
         """Start the process that clears up should this one be killed."""
@@ -213,7 +197,7 @@ class DockerBackend:
                 self._idle.notify_all()
 
     def _start_on(
-        self, api: docker.APIClient, host: _Host, spec: CellSpec, loop: EventLoopToken
+        self, api: docker.APIClient, host: Host, spec: CellSpec, loop: EventLoopToken
     ) -> Started:
         image_id, preload = self._image(api, spec)
         name, body = self._create(api, host, spec, image_id)
@@ -230,9 +214,7 @@ class DockerBackend:
             self._remove(api, name)
             self._events.forget(name)
             raise
-        isolation = Isolation(
-            runtime=spec.runtime or host.runtime, image=spec.image, image_digest=image_id
-        )
+        isolation = host.isolation(spec, image_id)
         return Started(name, isolation, preload, sock, fate)
 
     def _undo(self, started: Started) -> None:
@@ -261,12 +243,7 @@ class DockerBackend:
         image_id, _ = self._image(api, spec)
         return self._body(self._ask(api), spec, image_id, UIDS[0])
 
-    def _body(self, host: _Host, spec: CellSpec, image_id: str, uid: int) -> dict[str, Any]:
-        if spec.runtime is not None and spec.runtime not in host.runtimes:
-            known = ", ".join(sorted(host.runtimes))
-            raise SandboxError(
-                f"runtime {spec.runtime!r} is unknown to the engine; it has: {known}"
-            )
+    def _body(self, host: Host, spec: CellSpec, image_id: str, uid: int) -> dict[str, Any]:
         flags = [] if spec.launch is Launch.FORK else ["-I", "-S"]
         return container_spec(
             spec,
@@ -276,11 +253,12 @@ class DockerBackend:
             command=[spec.python, *flags, "-c", boot()],
             apparmor=host.apparmor,
             machine=host.machine,
+            runtime=host.runtime(spec.runtime),
             host_cpus=host.cpus,
         )
 
     def _create(
-        self, api: docker.APIClient, host: _Host, spec: CellSpec, image_id: str
+        self, api: docker.APIClient, host: Host, spec: CellSpec, image_id: str
     ) -> tuple[str, dict[str, Any]]:
         """Create the container under the name of a free uid: no two live cells share one."""
         for uid in random.sample(UIDS, 20):

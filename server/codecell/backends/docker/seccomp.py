@@ -15,7 +15,8 @@ that and the default lies ABSENT: whatever is known, refused, and has a fallback
 Only the native architecture is listed, without sub-architectures: the 32-bit door (`int 0x80`) and
 x32 would otherwise reach calls past the argument checks below. libseccomp kills who tries them.
 
-gVisor ignores this profile: there, its own kernel is the wall.
+Under gVisor its own kernel is the wall, and this profile a second one inside it, if runsc was
+registered with `--oci-seccomp` (as `codecell setup --runtime runsc` does); else it is ignored.
 """
 
 import errno
@@ -198,7 +199,6 @@ def _internet_sockets() -> Iterator[Rule]:
 
 _AGENT = 1  # its pid, in the only pid namespace that a cell's programs can be in
 _PID_BITS = 22  # the kernel's largest PID_MAX_LIMIT
-_PROCESS = {"setpriority": 0, "ioprio_set": 1}  # PRIO_PROCESS, IOPRIO_WHO_PROCESS
 
 
 def _not_the_agent(calls: str, argument: int, *more: Check) -> Iterator[Rule]:
@@ -214,21 +214,32 @@ def _not_the_agent(calls: str, argument: int, *more: Check) -> Iterator[Rule]:
         yield Rule(why, calls, (*more, Check(argument, 1 << bit, 1 << bit)))
 
 
+# Steering a process, by the argument that names it; the kernel asks for the same uid, nothing more.
+_STEERING = "prlimit64 sched_setaffinity sched_setparam sched_setscheduler sched_setattr"
+_PRIORITY = {"setpriority": 0, "ioprio_set": 1}  # PRIO_PROCESS, IOPRIO_WHO_PROCESS
+
+SPARE_THE_AGENT = (
+    *_not_the_agent(_STEERING, 0),
+    # By user or group would reach the agent too.
+    *(
+        rule
+        for call, process in _PRIORITY.items()
+        for rule in _not_the_agent(call, 1, Check(0, process))
+    ),
+)
+# Where the agent has a uid of its own, the uid is the border and a short filter is worth more:
+# gVisor refuses one of more than 4,096 instructions, and interprets it for every call.
+AGENT_APART = (
+    Group("steer processes of one's own uid, which is not the agent's", _STEERING),
+    Group("the same by priority", " ".join(_PRIORITY)),
+)
+
 CONDITIONAL = (
     Rule(
         "processes and threads, but no new namespace: a user namespace hands out capabilities and "
         "with them most of the kernel's attack surface",
         "clone",
         (Check(0, 0, _NEW_NAMESPACES),),
-    ),
-    *_not_the_agent(
-        "prlimit64 sched_setaffinity sched_setparam sched_setscheduler sched_setattr", 0
-    ),
-    # By user or group would reach the agent too.
-    *(
-        rule
-        for call, process in _PROCESS.items()
-        for rule in _not_the_agent(call, 1, Check(0, process))
     ),
     Rule("local sockets", "socket socketpair", (Check(0, _UNIX),)),
     *_internet_sockets(),
@@ -343,11 +354,18 @@ REFUSED = (
     Group("one call for many behind a pointer; only 32-bit programs have it", "socketcall"),
 )
 
-Action = Literal["SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO"]
+Action = Literal["SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_TRACE"]
 
 
 def _entry(names: tuple[str, ...], action: Action, **more: object) -> dict[str, Any]:
     return {"names": list(names), "action": action, **more}
+
+
+def _absent(group: Group, *, agent_apart: bool) -> dict[str, Any]:
+    """Answer ENOSYS; runsc knows no number but EPERM, so there by asking a tracer that is not."""
+    if agent_apart:
+        return _entry(group.names, "SCMP_ACT_TRACE", comment=group.why)
+    return _entry(group.names, "SCMP_ACT_ERRNO", errnoRet=errno.ENOSYS, comment=group.why)
 
 
 def _argument(check: Check) -> dict[str, Any]:
@@ -361,26 +379,30 @@ def _argument(check: Check) -> dict[str, Any]:
     }
 
 
-def profile(machine: str, chosen: Seccomp = OUR_SECCOMP) -> str:
+def profile(machine: str, chosen: Seccomp = OUR_SECCOMP, *, agent_apart: bool = False) -> str:
     """Return a profile as JSON, the value of Docker's `seccomp=` security option.
 
     Args:
         machine: the engine's architecture as its `/info` names it.
         chosen: one of ours by name, or an operator's own text.
+        agent_apart: the agent has a uid that the program has not, as under gVisor.
 
     Raises:
         ConfigurationError: an architecture that ours was not written for.
     """
-    return chosen.profile or _ours(machine, sockets=chosen.name != "no-sockets")
+    return chosen.profile or _ours(
+        machine, sockets=chosen.name != "no-sockets", agent_apart=agent_apart
+    )
 
 
 @cache
-def _ours(machine: str, *, sockets: bool) -> str:
+def _ours(machine: str, *, sockets: bool, agent_apart: bool) -> str:
     """Return the profile as JSON, the value of Docker's `seccomp=` security option.
 
     Args:
         machine: the engine's architecture as its `/info` names it; where the checks above would
             look at the wrong argument or leave a sub-architecture open, there is no profile.
+        agent_apart: the agent has a uid that the program has not, as under gVisor.
 
     Raises:
         ConfigurationError: an architecture that this profile was not written for.
@@ -391,13 +413,15 @@ def _ours(machine: str, *, sockets: bool) -> str:
         raise ConfigurationError(
             f"no seccomp profile for a {machine!r} engine; there is one for {known}"
         )
+    allowed = (*ALLOWED, *AGENT_APART) if agent_apart else ALLOWED
+    conditional = CONDITIONAL if agent_apart else (*SPARE_THE_AGENT, *CONDITIONAL)
     return json.dumps(
         {
             "defaultAction": "SCMP_ACT_ERRNO",
             "defaultErrnoRet": errno.EPERM,
             "architectures": [architecture],
             "syscalls": [
-                *(_entry(group.names, "SCMP_ACT_ALLOW", comment=group.why) for group in ALLOWED),
+                *(_entry(group.names, "SCMP_ACT_ALLOW", comment=group.why) for group in allowed),
                 *(
                     _entry(
                         tuple(rule.calls.split()),
@@ -405,13 +429,10 @@ def _ours(machine: str, *, sockets: bool) -> str:
                         args=[_argument(check) for check in rule.checks],
                         comment=rule.why,
                     )
-                    for rule in CONDITIONAL
+                    for rule in conditional
                     if sockets or rule.calls != "socket"
                 ),
-                *(
-                    _entry(group.names, "SCMP_ACT_ERRNO", errnoRet=errno.ENOSYS, comment=group.why)
-                    for group in ABSENT
-                ),
+                *(_absent(group, agent_apart=agent_apart) for group in ABSENT),
             ],
         }
     )

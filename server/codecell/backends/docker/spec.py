@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from codecell.backends.docker import seccomp
+from codecell.backends.docker.runtimes import RUNC, Kernel, Runtime
 from codecell.languages import SANDBOX
 from codecell.model import CellSpec
 
@@ -20,6 +21,8 @@ PAGE_BYTES = 4 * KIB
 CPU_PERIOD_US = 20_000
 LEAST_QUOTA_US = 1_000  # the kernel takes no less
 GVISOR_LEAST_PIDS = 1024
+# What the agent does with them: end everyone; become the program; read and wipe what is another's.
+AGENT_CAPABILITIES = ("KILL", "SETUID", "SETGID", "SETPCAP", "DAC_OVERRIDE", "FOWNER")
 
 ENVIRONMENT: Mapping[str, str] = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -86,6 +89,7 @@ def container_spec(
     command: Sequence[str],
     apparmor: bool,
     machine: str,
+    runtime: Runtime = RUNC,
     host_cpus: int = 64,
 ) -> dict[str, Any]:
     """Return the create body of one cell.
@@ -98,6 +102,7 @@ def container_spec(
         command: the agent; PID 1.
         apparmor: the engine has AppArmor, so its `docker-default` profile is asked for by name.
         machine: the engine's architecture, as `/info` names it.
+        runtime: what `spec.runtime`, or the engine's default, really is.
         host_cpus: how many CPUs' thermal counters are masked.
 
     Raises:
@@ -113,7 +118,9 @@ def container_spec(
         "Entrypoint": list(command),
         "Cmd": [],
         # Numeric and of this cell alone: per-uid quotas (inotify, pipes, keys) are not namespaced.
-        "User": f"{uid}:{uid}",
+        # Under gVisor the agent is root of gVisor's kernel, which is nobody on the host, and only
+        # the program is `uid`: see `Runtime.agent_apart`.
+        "User": "0:0" if runtime.agent_apart else f"{uid}:{uid}",
         # From scratch, never the server's; the agent adds the request's own to the program alone.
         "Env": [f"{name}={value}" for name, value in ENVIRONMENT.items()],
         # A literal on the read-only root (CVE-2024-21626); programs start in /sandbox.
@@ -135,26 +142,26 @@ def container_spec(
         "Healthcheck": {"Test": ["NONE"]},
         "StopSignal": "SIGKILL",
         "StopTimeout": 0,
-        "HostConfig": _host_config(spec, uid, apparmor, machine, host_cpus),
+        "HostConfig": _host_config(spec, uid, apparmor, machine, runtime, host_cpus),
     }
 
 
 def _host_config(
-    spec: CellSpec, uid: int, apparmor: bool, machine: str, host_cpus: int
+    spec: CellSpec, uid: int, apparmor: bool, machine: str, runtime: Runtime, host_cpus: int
 ) -> dict[str, Any]:
     limits = spec.limits
-    runtime = spec.runtime or ""
-    gvisor = runtime.startswith("runsc")
+    gvisor = runtime.kernel is Kernel.GVISOR
     return {
         # --- privileges -------------------------------------------------------------------
         "Privileged": False,
-        "CapAdd": [],
+        # For the agent where it is root; the program loses them with its uid (incell/child.py).
+        "CapAdd": list(AGENT_CAPABILITIES) if runtime.agent_apart else [],
         # Not one; and as the uid is not root's, all five sets are empty.
         "CapDrop": ["ALL"],
         # No setuid program, file capability or ptrace can give any back; and our own system calls.
         "SecurityOpt": [
             "no-new-privileges",
-            f"seccomp={seccomp.profile(machine, spec.seccomp)}",
+            f"seccomp={seccomp.profile(machine, spec.seccomp, agent_apart=runtime.agent_apart)}",
             *(["apparmor=docker-default"] if apparmor else []),
         ],
         "GroupAdd": [],
@@ -205,10 +212,11 @@ def _host_config(
         # within some 10 ms of a deadline (Docker's NanoCpus means 100 ms).
         "CpuPeriod": CPU_PERIOD_US,
         "CpuQuota": max(LEAST_QUOTA_US, round(limits.cpus * CPU_PERIOD_US)),
-        # gVisor's own threads count: below this it dies of a few forks. The program's own limit
-        # is not kept there; memory and CPU still are.
+        # gVisor's own threads count: below this it dies of a few forks. The program's limit is
+        # `nproc` there.
         "PidsLimit": max(limits.pids, GVISOR_LEAST_PIDS) if gvisor else limits.pids,
-        # No nproc: that is counted per uid, not per cell.
+        # No nproc where the kernel is shared: it is counted per uid over all namespaces, and the
+        # cgroup counts the cell. gVisor counts for itself, so there it is the cell's.
         "Ulimits": [
             {"Name": name, "Soft": value, "Hard": value}
             for name, value in (
@@ -216,13 +224,14 @@ def _host_config(
                 ("nofile", limits.open_files),
                 ("fsize", limits.sandbox_bytes),
                 ("memlock", LOCKED_BYTES),
+                *((("nproc", limits.pids),) if gvisor else ()),
             )
         ],
         # --- life -----------------------------------------------------------------------------
         "Init": False,
         "AutoRemove": True,  # when the agent ends for whatever reason, nothing is left
         "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
-        **({"Runtime": runtime} if runtime else {}),
+        **({"Runtime": spec.runtime} if spec.runtime else {}),
     }
 
 

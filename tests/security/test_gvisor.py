@@ -1,0 +1,259 @@
+"""The same walls under gVisor, on the real engine: a kernel of its own, and an agent apart.
+
+`make test-gvisor` runs the whole suites of languages and fidelity under it as well; here is what
+gVisor needs handled differently, each thing found by running it (release 20240729).
+"""
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import anyio
+import docker
+import pytest
+
+from codecell import recipes
+from codecell.app import open_runner
+from codecell.backends.docker.images import list_images
+from codecell.backends.docker.runtimes import Kernel, read_runtimes
+from codecell.model import Outcome, Request, Status
+from codecell.settings import Settings, load
+
+pytestmark = [pytest.mark.anyio, pytest.mark.docker]
+Execute = Callable[..., Awaitable[Outcome]]
+Facts = Callable[..., Awaitable[Any]]
+SOME = ("python", "javascript", "bash", "c", "go", "java", "ruby")  # the rest: make test-gvisor
+SIGNALS = (1, 2, 3, 6, 9, 10, 12, 14, 15, 19, 20, 31, 34, 43, 64)
+
+
+@pytest.fixture(scope="module")
+def settings(engine: docker.APIClient) -> Settings:
+    found = read_runtimes(engine.info()).get("runsc")
+    if found is None or found.kernel is not Kernel.GVISOR:
+        advice = "no gVisor: run `codecell setup --runtime runsc`"
+        pytest.fail(advice) if os.environ.get("CI") == "true" else pytest.skip(advice)
+    pool = {"languages": ["python"], "min": 2, "max": 2}
+    limits = {"memory": "512MiB"}  # gVisor's own share of fifty processes is in it
+    return load(flags={"engine": {"runtime": "runsc"}, "pool": pool, "limits": limits})
+
+
+@pytest.fixture(scope="module")
+async def runner(engine: docker.APIClient, settings: Settings) -> AsyncIterator[Any]:
+    async with open_runner(settings) as opened:
+        yield opened
+
+
+@pytest.mark.requirement("gvisor:kernel")
+async def test_reading_the_kernels_log_finds_gvisors_and_the_result_says_so(
+    execute: Execute,
+) -> None:
+    outcome = await execute(
+        "import ctypes\nbuffer = ctypes.create_string_buffer(4096)\n"
+        "print(open('/proc/version').read())",
+    )
+    assert outcome.status is Status.SUCCESS, outcome.error_message
+    assert "gvisor" in outcome.stdout.text.lower() or "4.4.0" in outcome.stdout.text
+    isolation = outcome.isolation
+    assert (isolation.runtime, isolation.kernel, isolation.seccomp) == ("runsc", "gvisor", True)
+
+
+@pytest.mark.requirement("gvisor:kernel")
+@pytest.mark.parametrize("language", SOME)
+async def test_hello(
+    execute: Execute, engine: docker.APIClient, settings: Settings, language: str
+) -> None:
+    if language not in list_images(engine, settings.engine.image_prefix):
+        advice = f"no image for {language}; run `codecell images build --all`"
+        pytest.fail(advice) if os.environ.get("CI") == "true" else pytest.skip(advice)
+    outcome = await execute(recipes.read(language).hello().decode(), language, timeout_s=60)
+    assert outcome.status is Status.SUCCESS, (outcome.error_message, outcome.stderr.text)
+    assert outcome.stdout.text.strip() == f"hello from {language}"
+
+
+@pytest.mark.requirement("gvisor:agent-apart")
+async def test_signalling_the_agent_is_refused_for_every_signal(facts: Facts) -> None:
+    found = await facts(f"""
+import errno, json, os
+answers = {{}}
+for number in {SIGNALS}:
+    try:
+        os.kill(1, number)
+        answers[number] = "sent"
+    except OSError as error:
+        answers[number] = errno.errorcode[error.errno]
+print(json.dumps(answers))
+""")
+    assert set(found.values()) == {"EPERM"}
+
+
+@pytest.mark.requirement("gvisor:agent-apart")
+async def test_opening_the_agents_stream_and_memory_through_proc_is_denied(facts: Facts) -> None:
+    found = await facts("""
+import errno, json, os
+answers = {}
+places = ["mem", "root", "cwd"]
+for fd in os.listdir("/proc/1/fd"):
+    if not os.readlink(f"/proc/1/fd/{fd}").startswith(("/dev/null", "/sys/fs/cgroup")):
+        places.append(f"fd/{fd}")
+for name in places:
+    for mode in (os.O_RDONLY, os.O_WRONLY, os.O_RDWR):
+        try:
+            os.close(os.open(f"/proc/1/{name}", mode))
+            answers[f"{name} {mode}"] = "opened"
+        except OSError as error:
+            answers[f"{name} {mode}"] = errno.errorcode[error.errno]
+print(json.dumps(answers))
+""")
+    assert {name: why for name, why in found.items() if why not in {"EACCES", "EPERM"}} == {}
+    assert any(name.startswith("fd/61") for name in found)
+
+
+@pytest.mark.requirement("gvisor:agent-apart")
+async def test_a_program_has_no_capability_and_can_not_become_the_agents_user(facts: Facts) -> None:
+    found = await facts("""
+import errno, json, os, resource
+def fails(action, *args):
+    try:
+        action(*args)
+    except OSError as error:
+        return errno.errorcode[error.errno]
+    return "done"
+lines = [line.split() for line in open("/proc/self/status")]
+print(json.dumps({
+    "caps": [value for name, value in (l for l in lines if len(l) == 2) if name.startswith("Cap")],
+    "uids": os.getresuid() + os.getresgid(), "groups": os.getgroups(),
+    "setuid": fails(os.setuid, 0), "setgid": fails(os.setgid, 0),
+    "groups0": fails(os.setgroups, [0]),
+    "limits": fails(resource.prlimit, 1, resource.RLIMIT_NOFILE, (1, 1)),
+}))
+""")
+    assert set(found["caps"]) == {"0" * 16}
+    assert len(set(found["uids"])) == 1
+    assert found["uids"][0] >= 20_000
+    assert found["groups"] in ([], [found["uids"][0]])
+    assert [found[key] for key in ("setuid", "setgid", "groups0", "limits")] == ["EPERM"] * 4
+
+
+@pytest.mark.requirement("gvisor:filter")
+async def test_our_filter_is_in_force_inside_gvisor_too(facts: Facts) -> None:
+    found = await facts("""
+import ctypes, errno, json
+libc = ctypes.CDLL(None, use_errno=True)
+def call(number, *arguments):
+    ctypes.set_errno(0)
+    result = libc.syscall(number, *map(ctypes.c_long, arguments))
+    return errno.errorcode[ctypes.get_errno()] if result < 0 else "done"
+status = [line.split() for line in open("/proc/self/status")]
+print(json.dumps({
+    "mode": [line[1] for line in status if line[0] == "Seccomp:"],
+    "unshare": call(272, 0x10000000), "mount": call(165, 0, 0, 0, 0, 0), "ptrace": call(101, 0),
+    "keyctl": call(250, 0), "bpf": call(321, 0), "vsock": call(41, 40, 1, 0),
+    "raw": call(41, 17, 3, 0), "clone newuser": call(56, 0x10000000, 0),
+    "clone3": call(435, 0, 0), "io_uring": call(425, 1, 0),
+}))
+""")
+    assert found.pop("mode") == ["2"]
+    # A C library without clone3 takes clone, and a program without io_uring takes threads.
+    assert [found.pop(name) for name in ("clone3", "io_uring")] == ["ENOSYS"] * 2
+    assert set(found.values()) == {"EPERM"}
+
+
+@pytest.mark.requirement("gvisor:process-limit")
+@pytest.mark.parametrize("kind", ["processes", "threads"])
+async def test_starting_without_end_stops_at_the_cells_process_limit(
+    execute: Execute, settings: Settings, kind: str
+) -> None:
+    start = {
+        "processes": "    if os.fork() == 0:\n        time.sleep(60); os._exit(0)",
+        "threads": "    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()",
+    }[kind]
+    outcome = await execute(
+        "import os, threading, time\nmade = 0\ntry:\n  while made < 3000:\n"
+        f"{start}\n    made += 1\nexcept (OSError, RuntimeError): pass\n"
+        "os.write(1, str(made).encode()); os._exit(0)"
+    )
+    assert outcome.status is Status.SUCCESS, outcome.error_message
+    assert 1 < int(outcome.stdout.text) <= settings.limits.processes
+
+
+@pytest.mark.requirement("gvisor:ends")
+@pytest.mark.parametrize(
+    "code",
+    [
+        """
+import os
+print("begin", flush=True)
+while True:
+    try:
+        os.fork()
+    except OSError:
+        pass
+""",
+        "print('begin', flush=True)\nwhile True: pass",
+        """
+import signal
+for number in range(1, 65):
+    try:
+        signal.signal(number, signal.SIG_IGN)
+    except (OSError, ValueError):
+        pass
+print("begin", flush=True)
+while True:
+    pass
+""",
+    ],
+    ids=["fork bomb", "loop", "ignores signals"],
+)
+async def test_endless_programs_end_at_their_timeout(execute: Execute, code: str) -> None:
+    with anyio.fail_after(40):
+        outcome = await execute(code, timeout_s=2)
+    assert outcome.status is Status.TIMEOUT, outcome.error_message
+    assert outcome.stdout.text == "begin\n"
+
+
+@pytest.mark.requirement("gvisor:ends")
+async def test_memory_bomb_ends_within_the_cells_memory(execute: Execute) -> None:
+    outcome = await execute(
+        "print('begin', flush=True)\nhoard = []\nwhile True: hoard.append(b'x' * (4 << 20))",
+        timeout_s=60,
+    )
+    # gVisor refuses the memory, and the interpreter ends by itself; or its sandbox is killed.
+    assert outcome.status in {Status.EXECUTION_ERROR, Status.OUT_OF_MEMORY}
+    assert outcome.stdout.text == "begin\n"
+    assert outcome.usage.peak_memory_bytes <= outcome.plan.cell.limits.memory_bytes
+
+
+@pytest.mark.requirement("gvisor:ends")
+async def test_flood_ends_as_output_limit(execute: Execute) -> None:
+    outcome = await execute("import os\nwhile True: os.write(1, b'x' * 65536)", timeout_s=60)
+    assert outcome.status is Status.OUTPUT_LIMIT
+    assert len(outcome.stdout.text) == outcome.plan.limits.output_chars
+
+
+@pytest.mark.requirement("gvisor:kernel")
+async def test_reused_cell_under_gvisor_is_wiped(engine: docker.APIClient) -> None:
+    pool = {"languages": ["python"], "min": 1, "max": 1, "reuse": "caller"}
+    flags = {"engine": {"runtime": "runsc"}, "pool": pool}
+    async with open_runner(load(flags=flags)) as opened:
+        leave = Request(
+            language="python",
+            code="import os\nfor place in ('/sandbox', '/tmp', '/dev/shm'):\n"
+            " os.makedirs(f'{place}/a/b'); open(f'{place}/a/b/c', 'w').write('x')\n"
+            " os.chmod(f'{place}/a', 0)",
+        )
+        assert (await opened.execute(leave)).status is Status.SUCCESS
+        look = "import os; print([os.listdir(p) for p in ('/sandbox', '/tmp', '/dev/shm')])"
+        found = await opened.execute(Request(language="python", code=look))
+    assert found.stdout.text == "[['main.py'], [], []]\n", found.error_message
+
+
+@pytest.mark.requirement("gvisor:no-fallback")
+async def test_a_runtime_that_the_engine_lacks_is_never_replaced_by_another(
+    engine: docker.APIClient,
+) -> None:
+    flags = {"engine": {"runtime": "runsc-of-nobody"}, "pool": {"min": 0, "max": 0}}
+    async with open_runner(load(flags=flags)) as opened:
+        outcome = await opened.execute(Request(language="python", code="print(1)"))
+    assert outcome.status is Status.SETUP_ERROR
+    assert "runsc-of-nobody" in (outcome.error_message or "")
+    assert (outcome.stdout.text, outcome.isolation.kernel) == ("", "none")
