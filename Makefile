@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check unit images schemas security gvisor lock clean distclean setup
+.PHONY: help run test check unit images schemas security gvisor soak lock clean distclean setup
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -33,6 +33,9 @@ lint: $(STAMPS)/dev
 
 unit: $(STAMPS)/dev ## The unit tests alone: seconds, no engine
 	$(PYTEST) tests/unit
+
+soak: setup $(STAMPS)/dev ## A thousand sessions, opened and closed, with flat memory and descriptors
+	SOAK_SESSIONS=1000 $(PYTEST) tests/integration/test_sessions.py -k leave_nothing_behind
 
 security: setup $(STAMPS)/dev ## The attacks against real cells
 	$(PYTEST) tests/security

@@ -13,7 +13,8 @@ from functools import partial
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from codecell.app import open_runner
-from codecell.model import LanguageInfo, Outcome, Request
+from codecell.callers import LOCAL
+from codecell.model import LanguageInfo, Outcome, Request, SessionInfo
 from codecell.runner import Runner
 from codecell.settings import Settings, load
 
@@ -33,6 +34,7 @@ class Sandbox:
         args: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
+        session_id: str | None = None,
     ) -> Outcome:
         """Run a program; however it ends, its outcome is returned.
 
@@ -48,8 +50,21 @@ class Sandbox:
                 args=tuple(args),
                 env=tuple((env or {}).items()),
                 timeout_s=timeout_s,
+                session_id=session_id,
             )
         )
+
+    def sessions(self) -> tuple[SessionInfo, ...]:
+        """List the open sessions, the oldest first."""
+        return self._runner.list_sessions(LOCAL.name)
+
+    async def close_session(self, session_id: str) -> None:
+        """Close a session; a program that runs in it is stopped.
+
+        Raises:
+            RequestError: there is none of that name.
+        """
+        await self._runner.close_session(LOCAL.name, session_id)
 
     async def languages(self) -> tuple[LanguageInfo, ...]:
         """Tell what can be run, as really installed.
@@ -76,6 +91,7 @@ class BlockingSandbox:
         args: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
+        session_id: str | None = None,
     ) -> Outcome:
         """Run a program and wait for its outcome; raises as `Sandbox.execute` does."""
         call = partial(
@@ -86,8 +102,17 @@ class BlockingSandbox:
             args=args,
             env=env,
             timeout_s=timeout_s,
+            session_id=session_id,
         )
         return self._portal.call(call)
+
+    def sessions(self) -> tuple[SessionInfo, ...]:
+        """List the open sessions, the oldest first."""
+        return self._portal.call(self._sandbox.sessions)
+
+    def close_session(self, session_id: str) -> None:
+        """Close a session; raises as `Sandbox.close_session` does."""
+        self._portal.call(self._sandbox.close_session, session_id)
 
     def languages(self) -> tuple[LanguageInfo, ...]:
         """Tell what can be run; raises as `Sandbox.languages` does."""

@@ -46,7 +46,9 @@ async def open_runner(
             tasks.start_soon(pool.keep_ready)
             tasks.start_soon(_keep_clean, store)
             try:
-                yield Runner(pool, settings, store, told)
+                runner = Runner(pool, settings, store, told)
+                tasks.start_soon(runner.sessions.keep_time)
+                yield runner
             except Exception as error:  # noqa: BLE001  raised below, where no task group wraps it
                 raised = error
             finally:

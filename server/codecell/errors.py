@@ -3,6 +3,7 @@
     CodecellError
     ├── RequestError            the caller's fault; its text is safe to show
     ├── BusyError               no room now; says when to retry
+    │   └── SessionBusy         earlier calls of the session take long
     ├── ResourceNotFound        no such stored result for this caller; its text is safe to show
     ├── StoreFull               no room for a result; the run itself is unharmed
     ├── ConfigurationError      the operator's fault; names the key (process exit status 2)
@@ -42,6 +43,10 @@ class ResourceNotFound(CodecellError):
 
 class StoreFull(CodecellError):
     """A result can't be stored; it is listed as left out."""
+
+
+class SessionBusy(BusyError):
+    """A session's earlier calls took longer than a call may wait for them."""
 
 
 class ConfigurationError(CodecellError):

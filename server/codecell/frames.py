@@ -103,6 +103,20 @@ def encode_shell_job(*, argv: Sequence[str], env: dict[str, str]) -> bytes:
     return "\n".join(lines).encode() + b"\n"
 
 
+def encode_kernel_job(*, argv: Sequence[str], env: dict[str, str], code: bytes) -> bytes:
+    """Return a step of a session as its interpreter reads it: a job, and below it the code."""
+    return encode_job(mode="kernel", argv=argv, env=env) + b"\n" + code
+
+
+def encode_shell_step(*, argv: Sequence[str], env: dict[str, str], code: bytes) -> bytes:
+    """Return the same for a shell: words to evaluate, NUL, then the code."""
+    lines = [f"builtin export {name}={shlex.quote(value)}" for name, value in env.items()]
+    if argv:
+        lines.append(f"builtin set -- {' '.join(map(shlex.quote, argv))}")
+    lines.append("builtin export -n PS1 PS2")
+    return "\n".join(lines).encode() + b"\0" + code
+
+
 class Decoder:
     """Cut a stream from a cell into frames.
 

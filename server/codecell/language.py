@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from codecell.errors import RequestError
-from codecell.model import Launch, Standby
+from codecell.model import Kernel, Launch, Standby
 from codecell.naming import Rule
 
 SANDBOX = "/sandbox"
@@ -34,6 +34,7 @@ class Language:
         sources: extensions of what `{others}` stands for; by default `extensions`.
         compile_launch: the same of the compiler's process.
         standby: what is started ahead of time and waits, for the step launched by `Launch.STANDBY`.
+        kernel: how it lives through a session; None keeps files alone.
         start_variables: prefixes of environment variables that only a fresh start obeys; a run that
             sets one gets its own process.
         compile_env, env: environment of the steps; the request's own is the program's alone.
@@ -59,6 +60,7 @@ class Language:
     sources: tuple[str, ...] = ()
     compile_launch: Launch = Launch.EXEC
     standby: Standby | None = None
+    kernel: Kernel | None = None
     start_variables: tuple[str, ...] = ()
     compile_env: tuple[tuple[str, str], ...] = ()
     env: tuple[tuple[str, str], ...] = ()

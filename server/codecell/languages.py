@@ -7,11 +7,20 @@ further parts), one folder there.
 from codecell.compiled import COMPILED
 from codecell.interpreted import INTERPRETED
 from codecell.language import SANDBOX, TMP, Language, Languages
-from codecell.model import Launch, Standby
+from codecell.model import Kernel, Launch, Standby
 
 __all__ = ["DEFAULT_SET", "LANGUAGES", "SANDBOX", "TMP", "Language", "Languages"]
 
 DEFAULT_SET = ("python", "javascript", "bash")
+
+# What the shell of a session (standby.sh) is told on its descriptor 0: to take from its job what
+# comes before the step, then the step, which sees nothing of these descriptors; then to report.
+BASH_STEP = (
+    "IFS= builtin read -r -d '' -u 4 REPLY || builtin :; builtin eval \"$REPLY\" 2>&7\n"
+    "IFS= builtin read -r -d '' -u 4 REPLY || builtin :; "
+    'builtin eval "$REPLY" <&6 2>&7 4<&- 5>&- 6<&- 7>&-\n'
+    "builtin printf '{n} %s\\n' \"$?\" >&5\n"
+)
 
 _WARM = (
     Language(
@@ -21,6 +30,7 @@ _WARM = (
         extensions=(".py",),
         file_name="main.py",
         launch=Launch.FORK,
+        kernel=Kernel(source="kernel.py"),
         start_variables=("PYTHON", "LANG", "LC_", "LD_", "TZ"),
         run=("/usr/bin/python3", "{main}"),
         version=("/usr/bin/python3", "--version"),
@@ -40,6 +50,7 @@ _WARM = (
             source="standby.js",
             file=f"{TMP}/.standby.js",
         ),
+        kernel=Kernel(source="kernel.js"),
         start_variables=("NODE_", "LANG", "LC_", "LD_", "OPENSSL_", "SSL_"),
         version=("/usr/bin/node", "--version"),
         preinstalled=("Node.js built-in modules",),
@@ -59,6 +70,7 @@ _WARM = (
             env=(("BASH_ENV", f"{TMP}/.standby.sh"),),
             job="shell",
         ),
+        kernel=Kernel(step=BASH_STEP, job="shell"),
         # Bash sets these itself, or reads them before its first command.
         start_variables=(
             "BASH",

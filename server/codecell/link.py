@@ -25,13 +25,15 @@ from codecell.frames import (
     encode_file,
     encode_json,
 )
-from codecell.model import CellSpec, Ending, Facts, File, RunLimits, Step, Usage
+from codecell.model import CellSpec, Ending, Facts, File, Keep, Kept, RunLimits, Step, Usage
 from codecell.output import UTF8_MAX
 from codecell.sandbox import Cell
 
 BOOT_S = 30.0  # a cell that takes longer to come up is a dud
+INTERRUPT_S = 1.0  # what the agent gives an interrupted interpreter, and a bit
 GRACE_S = 2.0  # past a deadline the agent has this long before its cell is given up
 CANCEL_S = 1.0
+NEVER_BEGAN = "the program could not be started: "
 TYPICAL_BYTES = 16 * 1024 * 1024  # of a waiting cell whose kernel does not tell
 
 log = structlog.get_logger(__name__)
@@ -110,13 +112,16 @@ class Link:
         Raises:
             SandboxError: the cell came up wrong, or not in time.
         """
-        standby = self.spec.standby
+        standby, kernel = self.spec.standby, self.spec.kernel
+        script = parcel.source(standby.source) if standby else ""
+        becomes = parcel.source(kernel.source) if kernel and kernel.source else ""
         config: dict[str, Any] = {
             "launch": self.spec.launch,
             "preload": list(self.cell.preload),
             "standby": list(standby.command) if standby else [],
             "standby_env": dict(standby.env) if standby else {},
-            "standby_source": parcel.source(standby.source) if standby else "",
+            "standby_source": script + becomes if standby else "",
+            "kernel": "" if standby else becomes,
             "standby_file": standby.file if standby else "",
         }
         await self.cell.send(parcel.parcel() + encode_json(Kind.CONFIG, 0, config))
@@ -180,7 +185,7 @@ class Link:
         self.went = False
         self.stopped = None
         # Only a program's end is the end of a run: what a compile step made must stay.
-        again = self.spec.reuse == "caller" and step.kind == "run"
+        again = self.spec.reuse == "caller" and step.kind == "run" and not step.keep
         self.wiping = again
         if again:
             self._ready = anyio.Event()
@@ -193,10 +198,16 @@ class Link:
             "kill_bytes": limits.output_kill_bytes,
             "again": again,
             "compiles": step.kind == "compile",
+            "session": step.keep,
+            "step": "",
         }
         began = time.monotonic()
+        grace = GRACE_S
+        if step.keep is Keep.INTERPRETER and self.spec.kernel is not None:
+            header["step"] = self.spec.kernel.step.replace("{n}", str(run.number))
+            grace += INTERRUPT_S
         try:
-            with anyio.move_on_after(step.timeout_s + GRACE_S):
+            with anyio.move_on_after(step.timeout_s + grace):
                 await self._start(run, header, files, job, stdin)
                 await run.done.wait()
         except anyio.get_cancelled_exc_class():
@@ -206,6 +217,8 @@ class Link:
             raise
         finally:
             self._run = None
+        if run.facts is not None and run.facts.failure:  # of a session's step: its cell is well
+            raise SandboxError(NEVER_BEGAN + run.facts.failure)
         return run.facts or await self._autopsy(time.monotonic() - began)
 
     async def _start(
@@ -302,15 +315,19 @@ class Link:
                     self.idle_bytes = held if isinstance(held, int) and held > 0 else TYPICAL_BYTES
                 self._ready.set()
             case Kind.HELLO:
-                hello = decode_json(frame)
-                if hello.get("protocol") != VERSION:
-                    raise ProtocolError("a cell's agent speaks another protocol version")
-                self.boot_id = _words(hello.get("boot"), 64)
+                self._greeted(decode_json(frame))
             case Kind.FAULT:
                 words = _words(decode_json(frame).get("error"), 300)
                 self.lost = CellLost(f"the agent failed: {words}")
             case _:
                 pass  # a late frame of a run that was given up
+
+    def _greeted(self, hello: dict[str, Any]) -> None:
+        if self.boot_id:
+            raise ProtocolError("a cell said hello twice")
+        if hello.get("protocol") != VERSION:
+            raise ProtocolError("a cell's agent speaks another protocol version")
+        self.boot_id = _words(hello.get("boot"), 64)
 
     def _take_file(self, frame: Frame) -> None:
         collecting = self._collecting
@@ -325,8 +342,9 @@ def facts_from(value: dict[str, Any]) -> Facts:
         ProtocolError: a field is missing, of another type or out of range.
         SandboxError: the agent says that the program could not be started.
     """
-    if failure := value.get("failure"):
-        raise SandboxError(f"the program could not be started: {_words(failure, 500)}")
+    failure = _words(value.get("failure") or "", 500)
+    if failure and value.get("session") is None:
+        raise SandboxError(NEVER_BEGAN + failure)
     if (value.get("code") is None) == (value.get("signal") is None):
         raise ProtocolError("a cell's report is malformed: either an exit code or a signal")
     try:
@@ -344,9 +362,26 @@ def facts_from(value: dict[str, Any]) -> Facts:
             stdout_bytes=_whole(value["stdout_bytes"], 2**48),
             stderr_bytes=_whole(value["stderr_bytes"], 2**48),
             files_changed=_whole(value.get("files", 0), 2**31),
+            kept=_kept(value.get("session")),
+            failure=failure,
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ProtocolError(f"a cell's report is malformed: {error}") from error
+
+
+def _kept(value: object) -> Kept | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise TypeError("not an object")
+    return Kept(
+        boot_id=_words(value["boot"], 64),
+        generation=_whole(value["generation"], 2**31),
+        alive=value["alive"] is True,
+        files=value["files"] is True,
+        died=_words(value["died"], 40),
+        memory_bytes=_whole(value["memory_bytes"], 2**48),
+    )
 
 
 def _words(value: object, most: int) -> str:

@@ -51,6 +51,21 @@ class Standby:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Kernel:
+    """How a language's interpreter lives through a session.
+
+    Attributes:
+        source: the script in incell/ that it becomes, or empty where it needs none.
+        step: what it is told to begin a step; {n} is the step's number.
+        job: how it reads its job: `binary` (frames.encode_job) or `shell`.
+    """
+
+    source: str = ""
+    step: str = "{n}\n"
+    job: Literal["binary", "shell"] = "binary"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CellLimits:
     """What the container itself enforces."""
 
@@ -92,6 +107,7 @@ class CellSpec:
     launch: Launch
     limits: CellLimits
     standby: Standby | None = None
+    kernel: Kernel | None = None
     python: str = "/usr/bin/python3"  # what the agent runs on
     runtime: str | None = None  # OCI runtime; None is the engine's default
     reuse: Literal["never", "caller"] = "never"
@@ -105,6 +121,14 @@ class File:
     path: str
     content: bytes
     mode: int = 0o644
+
+
+class Keep(StrEnum):
+    """What of a step is there for the next one in the same cell."""
+
+    NOTHING = ""
+    FILES = "files"
+    INTERPRETER = "interpreter"  # and files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +154,8 @@ class Step:
     argv: tuple[str, ...]
     timeout_s: float
     env: tuple[tuple[str, str], ...] = ()
+    keep: Keep = Keep.NOTHING
+    code: bytes = b""  # what an interpreter that lives is told to run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +171,7 @@ class Request:
     entrypoint: str | None = None
     timeout_s: float | None = None
     caller: str = "local"
+    session_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +186,7 @@ class Plan:
     files: tuple[File, ...]
     main: str  # absolute path of the program in the cell
     stdin: bytes
+    session_id: str | None = None  # a name, or `new`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +209,27 @@ class Ending(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What the agent found when a session's step was over.
+
+    Attributes:
+        boot_id: the agent's: another one is another cell.
+        generation: how many interpreters the cell has had; 0 before the first.
+        alive: whether the last of them answered and waits for its next step.
+        files: whether the working directory is the one that the cell came up with.
+        died: how the interpreter before ended between two steps, or empty.
+        memory_bytes: what the cell holds now.
+    """
+
+    boot_id: str
+    generation: int
+    alive: bool
+    files: bool
+    died: str
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """What happened to one step, as facts: `runner` alone turns them into a `Status`."""
 
@@ -192,6 +241,8 @@ class Facts:
     stdout_bytes: int = 0
     stderr_bytes: int = 0
     files_changed: int = 0
+    kept: Kept | None = None  # of a step in a session
+    failure: str = ""  # why such a step never began
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -317,6 +368,53 @@ class FileReport:
     omitted: tuple[Omitted, ...] = ()
 
 
+class SessionState(StrEnum):
+    """What a call did to its session. Closed: clients switch on it."""
+
+    CREATED = "created"
+    REUSED = "reused"
+    LOST_AND_RECREATED = "lost_and_recreated"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionReport:
+    """What became of a session by one call.
+
+    Attributes:
+        state: `lost_and_recreated`: its cell was lost, and another is there, empty.
+        reason: what the caller must know beyond that, in sentences.
+        kept: what the next call will find of `files` and `variables`; each was checked.
+        expires_in_s: seconds until it is closed if no other call comes.
+        runs: calls so far, this one included.
+        waited_s: seconds that this call waited for an earlier one of the session.
+    """
+
+    id: str
+    state: SessionState
+    reason: str | None
+    kept: tuple[str, ...]
+    age_s: float
+    expires_in_s: float
+    runs: int
+    waited_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionInfo:
+    """An open session as its caller sees it listed."""
+
+    id: str
+    languages: tuple[str, ...]
+    busy: bool
+    waiting: int
+    age_s: float
+    idle_s: float
+    expires_in_s: float
+    runs: int
+    memory_bytes: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """The truthful result of one run."""
@@ -334,6 +432,7 @@ class Outcome:
     isolation: Isolation
     compile: CompileReport | None = None
     files: FileReport = FileReport()
+    session: SessionReport | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,8 @@ from importlib import resources
 
 # Each after those that it imports; `modules` before everything else, as it says why.
 PARTS = (
-    "modules", "compact", "libc", "counters", "channel", "program", "child", "run", "wipe",
-    "files", "agent",
+    "modules", "compact", "libc", "counters", "channel", "program", "child", "run", "session",
+    "wipe", "files", "agent",
 )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from codecell.model import (
     CellLimits,
     CellSpec,
     File,
+    Keep,
     Launch,
     Plan,
     Request,
@@ -23,6 +24,7 @@ from codecell.settings import DEFAULT, LimitSettings, Policy, Settings
 
 MAX_ARGS, MAX_ENV = 256, 128
 MAX_ARGS_BYTES = MAX_ENV_BYTES = 64 * 1024
+SESSION_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def plan(request: Request, settings: Settings) -> Plan:
@@ -41,6 +43,11 @@ def plan(request: Request, settings: Settings) -> Plan:
         raise RequestError(f"{language.title} programs take no args: send none")
     _check_args(request.args)
     _check_env(request.env)
+    if request.session_id is not None:
+        check_session_id(request.session_id)
+        if not rules.sessions:
+            raise RequestError("sessions are not allowed for this caller: leave session_id out")
+        _check_session_step(language, request)
     limits = run_limits(request.timeout_s, rules.limits)
     words, program = _program(request, language, settings, rules)
     return Plan(
@@ -48,10 +55,12 @@ def plan(request: Request, settings: Settings) -> Plan:
         caller=request.caller,
         cell=cell_spec(language, settings, rules),
         limits=limits,
-        steps=(*_compile(language, rules, words), _run(language, request, limits, words)),
-        files=program,
+        steps=_steps(language, request, rules, limits, words, program[0]),
+        # What a session's interpreter is told is not a file, unless it is one of the request's.
+        files=program[1:] if steps_in(language, request) and request.code.strip() else program,
         main=words.main,
         stdin=request.stdin.encode(),
+        session_id=request.session_id,
     )
 
 
@@ -115,6 +124,56 @@ def _source(main: File, rules: Policy) -> str:
         ) from error
     _check_text(f"entrypoint {shown(main.path)}", text, int(rules.limits.code))
     return text
+
+
+def check_session_id(name: str) -> None:
+    """Refuse what can't be a session's name.
+
+    Raises:
+        RequestError: saying what can.
+    """
+    if not SESSION_ID.fullmatch(name):
+        raise RequestError(
+            f"session_id {name[:70]!r} is not valid: "
+            'send "new", or 1 to 64 letters, digits, _ and -'
+        )
+
+
+def _check_session_step(language: Language, request: Request) -> None:
+    """Refuse what a live interpreter can't do, rather than not do it."""
+    if language.kernel is None:
+        return
+    for name, _ in request.env:
+        if name.startswith(language.start_variables):
+            raise RequestError(
+                f"env[{name[:40]!r}] is only read when {language.title} starts, and a session's "
+                "interpreter has started: set it in a call without session_id"
+            )
+
+
+def steps_in(language: Language, request: Request) -> bool:
+    """Tell whether a request is a step for an interpreter that lives."""
+    return request.session_id is not None and language.kernel is not None
+
+
+def _steps(
+    language: Language,
+    request: Request,
+    rules: Policy,
+    limits: RunLimits,
+    words: "Words",
+    program: File,
+) -> tuple[Step, ...]:
+    run = _run(language, request, limits, words)
+    if request.session_id is None:
+        return (*_compile(language, rules, words), run)
+    if language.kernel is None:
+        steps = (*_compile(language, rules, words), run)
+        return tuple(replace(step, keep=Keep.FILES) for step in steps)
+    if language.kernel.job == "shell" and b"\0" in program.content:
+        raise RequestError("code contains a NUL character, which no shell can hold")
+    kept = replace(run, keep=Keep.INTERPRETER, launch=language.launch, code=program.content)
+    return (kept,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +268,7 @@ def cell_spec(language: Language, settings: Settings, rules: Policy | None = Non
         image=image_of(language, settings),
         launch=language.compile_launch if language.compile else language.launch,
         standby=_standby(language, rules),
+        kernel=language.kernel,
         python=language.python,
         runtime=rules.runtime,
         reuse=rules.reuse,

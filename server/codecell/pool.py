@@ -79,17 +79,7 @@ class Pool:
         Raises:
             SandboxError: no cell could be made; the text says why.
         """
-        if self._closed:
-            raise SandboxError("the server is shutting down")
-        shelf = self._shelf(spec)
-        link = shelf.take(caller)
-        while shelf.dead:
-            self._tasks.start_soon(self._discard, shelf.dead.pop(), "lost")
-        waited_s = None
-        if link is None:
-            asked = time.monotonic()
-            link = await self._wait(shelf, caller)
-            waited_s = time.monotonic() - asked
+        link, waited_s = await self._take(spec, caller)
         link.bind(caller)
         self._leased += 1
         self._observers.leased(spec.language, waited_s)
@@ -104,6 +94,37 @@ class Pool:
             if not self._closed:  # else all are discarded, and the tasks may be over
                 self._tasks.start_soon(after, link)
             self._refill_soon()
+
+    async def keep(self, spec: CellSpec, caller: str) -> Link:
+        """Give a cell to a caller for as long as it likes; `let_go` ends it.
+
+        Raises:
+            SandboxError: as `lease` does.
+        """
+        link, waited_s = await self._take(spec, caller)
+        link.bind(caller)
+        self._observers.leased(spec.language, waited_s)
+        self._refill_soon()
+        return link
+
+    def let_go(self, link: Link) -> None:
+        """Throw away a cell that was kept."""
+        if not self._closed:
+            self._tasks.start_soon(self._discard, link)
+
+    async def _take(self, spec: CellSpec, caller: str) -> tuple[Link, float | None]:
+        """Return a cell, and how long it had to be waited for; None for one that stood ready."""
+        if self._closed:
+            raise SandboxError("the server is shutting down")
+        shelf = self._shelf(spec)
+        link = shelf.take(caller)
+        while shelf.dead:
+            self._tasks.start_soon(self._discard, shelf.dead.pop(), "lost")
+        if link is not None:
+            return link, None
+        asked = time.monotonic()
+        link = await self._wait(shelf, caller)
+        return link, time.monotonic() - asked
 
     async def _wait(self, shelf: Shelf, caller: str) -> Link:
         waiter = Waiter(caller)

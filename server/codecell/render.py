@@ -16,6 +16,8 @@ from codecell.wire import (
     LanguageOutput,
     LimitsOutput,
     ListLanguagesOutput,
+    OpenSessionOutput,
+    SessionOutput,
 )
 
 # Clients refuse an event of more than 1 MiB, and some count the envelope; so a margin stays.
@@ -148,6 +150,8 @@ def facts(result: ExecuteCodeOutput) -> Iterable[str]:
         yield f"error: {harmless(result.error_message)}"
     if result.compile is not None:
         yield f"compile: {_compile(result.compile)}"
+    if result.session is not None:
+        yield f"session: {_session(result.session)}"
     yield "stdout: " + _stream(
         result.stdout, result.stdout_bytes, result.stdout_truncated, result.stdout_repaired
     )
@@ -178,6 +182,24 @@ def _compile(step: CompileOutput) -> str:
     return (
         f"{ending}, output {said}, {usage.wall_s:.3f} s of {step.timeout_s:g} s, "
         f"CPU {usage.cpu_s:.3f} s, peak memory {size(usage.peak_memory_bytes)}"
+    )
+
+
+def _session(session: SessionOutput) -> str:
+    line = (
+        f"{session.id}, {session.state.value}, kept: {' and '.join(session.kept) or 'nothing'}, "
+        f"call {session.runs}, expires in {session.expires_in_s:.0f} s if not used"
+    )
+    return f"{line}. {harmless(session.reason)}" if session.reason else line
+
+
+def session_line(session: OpenSessionOutput) -> str:
+    """Write an open session in one line."""
+    now = "busy" if session.busy else f"idle for {session.idle_s:.0f} s"
+    return (
+        f"{session.id}: {', '.join(session.languages) or 'no sandbox'}; {now}, {session.runs} "
+        f"calls, {session.age_s:.0f} s old, expires in {session.expires_in_s:.0f} s, "
+        f"{size(session.memory_bytes)}"
     )
 
 

@@ -2,6 +2,7 @@
 
 import secrets
 import time
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 
 import anyio
@@ -11,7 +12,13 @@ from codecell import policy
 from codecell.admission import Admission
 from codecell.collection import Collection, fetched
 from codecell.errors import BusyError, CellLost, RequestError, SandboxError
-from codecell.frames import Kind, encode_job, encode_shell_job
+from codecell.frames import (
+    Kind,
+    encode_job,
+    encode_kernel_job,
+    encode_shell_job,
+    encode_shell_step,
+)
 from codecell.link import Link
 from codecell.model import (
     Captured,
@@ -20,11 +27,14 @@ from codecell.model import (
     Facts,
     FileReport,
     Isolation,
+    Keep,
     LanguageInfo,
     Launch,
     Outcome,
     Plan,
     Request,
+    SessionInfo,
+    SessionReport,
     Status,
     Step,
     Usage,
@@ -32,6 +42,7 @@ from codecell.model import (
 from codecell.observer import Observers, Phase, Place, Run, Watch
 from codecell.output import Capture
 from codecell.pool import Pool
+from codecell.sessions import Sessions, Turn
 from codecell.settings import Settings
 from codecell.store import Store
 from codecell.verdict import signal_name, verdict
@@ -60,6 +71,7 @@ class Runner:
         self.observers = observers if observers is not None else Observers()
         self._pool = pool
         self._settings = settings
+        self.sessions = Sessions(pool, settings, self.observers)
         self._admission = Admission(concurrent=settings.runs.concurrent, queue=settings.runs.queue)
 
     async def execute(self, request: Request, *, watch: Watch | None = None) -> Outcome:
@@ -83,30 +95,34 @@ class Runner:
             self.observers.refused(request.caller, request, error)
             raise
         try:
-            async with self._admission.slot(tale.queued):
+            async with self._turn(plan) as turn, self._admission.slot(tale.queued):
                 tale.waits = False
-                return await self._admitted(tale)
-        except BusyError as error:
+                return await self._admitted(tale, turn)
+        except (BusyError, RequestError) as error:
             self.observers.refused(request.caller, request, error)
             raise
         finally:
             if tale.waits:
                 self.observers.left(run)
 
-    async def _admitted(self, tale: "_Tale") -> Outcome:
+    async def _admitted(self, tale: "_Tale", turn: Turn | None) -> Outcome:
         """Run what has its place, and tell how it ended however that is."""
         plan, began = tale.plan, tale.run.started
         outcome: Outcome | None = None
         try:
             await self.observers.admit(tale.run)
-            facts = await self._run(plan, tale)
+            facts = await self._run(plan, tale, turn)
+            tale.session = await turn.report(facts) if turn else None
             outcome = tale.outcome(facts, time.monotonic() - began)
         except SandboxError as error:
             log.error("run failed", run_id=tale.run_id, error=str(error))  # noqa: TRY400  expected kinds
+            tale.session = await turn.report(None) if turn else None
             outcome = tale.setup_error(error, time.monotonic() - began)
         except anyio.get_cancelled_exc_class():
             facts = tale.stopped or Facts(ending=Ending.CANCELLED)
             outcome = tale.outcome(facts, time.monotonic() - began)
+            if turn:
+                turn.note(facts)
             raise
         finally:
             if outcome is None:  # a bug of ours is passing through
@@ -119,17 +135,23 @@ class Runner:
             )  # fmt: skip
         return outcome
 
-    async def _run(self, plan: Plan, tale: "_Tale") -> Facts:
+    def _turn(self, plan: Plan) -> AbstractAsyncContextManager[Turn | None]:
+        if plan.session_id is None:
+            return nullcontext()
+        return self.sessions.turn(plan, plan.session_id)
+
+    async def _run(self, plan: Plan, tale: "_Tale", turn: Turn | None) -> Facts:
         try:
-            return await self._attempt(plan, tale)
+            return await self._attempt(plan, tale, turn)
         except CellLost:
             if tale.went:
                 raise
-        return await self._attempt(plan, tale)  # the spare was dead before it was told anything
+        return await self._attempt(plan, tale, turn)  # the cell was dead before it was told
 
-    async def _attempt(self, plan: Plan, tale: "_Tale") -> Facts:
+    async def _attempt(self, plan: Plan, tale: "_Tale", turn: Turn | None) -> Facts:
         tale.phase(Phase.STARTING)
-        async with self._pool.lease(plan.cell, plan.caller) as link:
+        leased = turn.lease() if turn else self._pool.lease(plan.cell, plan.caller)
+        async with leased as link:
             tale.isolation = link.cell.isolation
             facts = await self._steps(link, plan, tale)
             tale.phase(Phase.COLLECTING)
@@ -171,6 +193,19 @@ class Runner:
             log.warning("files were lost", run_id=tale.run_id, error=str(error))
             collection.give_up(changes)
         tale.files = collection.report()
+
+    def list_sessions(self, caller: str) -> tuple[SessionInfo, ...]:
+        """List the open sessions of a caller."""
+        return self.sessions.listing(caller)
+
+    async def close_session(self, caller: str, session_id: str) -> SessionInfo:
+        """Close a session; a call that is in it is stopped.
+
+        Raises:
+            RequestError: the caller has none of that name.
+        """
+        policy.check_session_id(session_id)
+        return await self.sessions.close(caller, session_id)
 
     async def languages(self, caller: str = "local") -> tuple[LanguageInfo, ...]:
         """Tell what a caller can run, as really installed.
@@ -215,6 +250,10 @@ class Runner:
 def _job(step: Step, plan: Plan) -> bytes:
     """Return what the waiting process of a step is told."""
     env = dict(step.env)
+    if step.keep is Keep.INTERPRETER and plan.cell.kernel is not None:
+        shell = plan.cell.kernel.job == "shell"
+        encode = encode_shell_step if shell else encode_kernel_job
+        return encode(argv=step.argv[2 if shell else 1 :], env=env, code=step.code)
     argv = step.argv if step.launch is Launch.EXEC else step.argv[1:]
     standby = plan.cell.standby
     if step.launch is Launch.STANDBY and standby is not None and standby.job == "shell":
@@ -233,6 +272,7 @@ class _Tale:
         self.files = FileReport()
         self.waits = False
         self.stopped: Facts | None = None  # of a step that was cancelled
+        self.session: SessionReport | None = None
         self.isolation = Isolation(
             runtime=plan.cell.runtime or "default", image=plan.cell.image, image_digest=""
         )
@@ -331,6 +371,7 @@ class _Tale:
             isolation=self.isolation,
             compile=self._compile,
             files=self.files,
+            session=self.session,
         )
 
     def _captured(self, stream: Kind, total: int | None) -> Captured:

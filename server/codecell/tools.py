@@ -18,16 +18,17 @@ from mcp.types import (
     CallToolResult,
     ListToolsResult,
     PaginatedRequestParams,
-    TextContent,
     Tool,
     ToolAnnotations,
 )
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from codecell import __version__
+from codecell import __version__, session_tools
+from codecell.answers import answer, refusal
 from codecell.callers import LOCAL, Caller, Scope
-from codecell.errors import BusyError, RequestError, SandboxError
-from codecell.model import LanguageInfo, Outcome, Request, Status
+from codecell.contract import explain, schema_of
+from codecell.errors import BusyError, RequestError, SandboxError, SessionBusy
+from codecell.model import LanguageInfo, Outcome, Request, SessionInfo, Status
 from codecell.observer import Watch
 from codecell.progress import Progress, reporting
 from codecell.render import fit, languages_text, result_text, size
@@ -37,10 +38,8 @@ from codecell.wire import (
     ExecuteCodeOutput,
     ListLanguagesInput,
     ListLanguagesOutput,
-    explain,
     from_languages,
     from_outcome,
-    schema_of,
     to_request,
 )
 
@@ -60,6 +59,12 @@ class Runs(Protocol):
 
     async def languages(self, caller: str = "local") -> tuple[LanguageInfo, ...]:
         """Tell what is installed and allowed."""
+
+    def list_sessions(self, caller: str) -> tuple[SessionInfo, ...]:
+        """List a caller's sessions."""
+
+    async def close_session(self, caller: str, session_id: str) -> SessionInfo:
+        """Close one of them."""
 
 
 def _local(_: Context) -> Caller:
@@ -89,6 +94,10 @@ def build_server(
                 return await handlers.execute_code(context, arguments)
             case "list_languages":
                 return await handlers.list_languages(context, arguments)
+            case "list_sessions":
+                return session_tools.list_sessions(runner, settings, caller_of(context), arguments)
+            case "close_session":
+                return await session_tools.close_session(runner, caller_of(context), arguments)
             case name:
                 known = ", ".join(tool.name for tool in tools)
                 raise MCPError(INVALID_PARAMS, f"Unknown tool {name[:64]!r}; the tools are {known}")
@@ -109,7 +118,7 @@ def _instructions() -> str:
     return (
         "codecell runs programs in throw-away sandboxes. Call execute_code with a complete "
         "program; call list_languages once to see versions, limits and what is preinstalled. "
-        "Every call starts clean and has no network."
+        "A call starts clean unless it names a session (session_id); none has network."
     )
 
 
@@ -149,6 +158,7 @@ def tool_definitions(settings: Settings) -> list[Tool]:
                 open_world_hint=False,
             ),
         ),
+        *session_tools.session_tools(),
     ]
 
 
@@ -160,7 +170,9 @@ def _execute_description(settings: Settings) -> str:
         f"Run a complete program ({allowed}) in an isolated sandbox and return "
         "its stdout, stderr, exit code and resource usage; use it to compute, test code or process "
         "text.\n"
-        "- Every call starts clean: no files, variables or processes are left from earlier calls.\n"
+        "- A call starts clean, with nothing of earlier calls, unless it has a `session_id`: then "
+        "files stay, and in Python, JavaScript and Bash variables, for the next call with that id; "
+        "`session` in the result says what was kept.\n"
         "- No network. The working directory is /sandbox; /sandbox and /tmp are writable, the rest "
         "is read-only. Send input as `stdin`, `args` or `env`; print what you want back.\n"
         f"- Time limit {limits.timeout_s:g} s unless `timeout` says otherwise, at most "
@@ -182,11 +194,13 @@ class _Handlers:
     async def execute_code(self, context: Context, arguments: dict[str, Any]) -> CallToolResult:
         caller = self._caller_of(context)
         if denied := caller.lacks(Scope.EXECUTE):
-            return _refusal(denied)
+            return refusal(denied)
         try:
             given = ExecuteCodeInput.model_validate(arguments)
         except ValidationError as error:
-            return _refusal(explain(error, ExecuteCodeInput))
+            return refusal(explain(error, ExecuteCodeInput))
+        if given.session_id is not None and (denied := caller.lacks(Scope.SESSIONS)):
+            return refusal(denied)
         request = to_request(given, caller.name)
         if not context.meta or "progress_token" not in context.meta:
             return await self._run(request, None)
@@ -201,41 +215,31 @@ class _Handlers:
         try:
             result = fit(from_outcome(await self._runner.execute(request, watch=watch)))
         except RequestError as error:
-            return _refusal(str(error))
+            return refusal(str(error))
+        except SessionBusy as error:
+            return refusal(f"Busy: {error}; nothing was run. Retry later, or use another session.")
         except BusyError as error:
             wait = max(1, math.ceil(error.retry_after_s))
-            return _refusal(f"The server is busy; nothing was run. Busy, retry after {wait} s.")
+            return refusal(f"The server is busy; nothing was run. Busy, retry after {wait} s.")
         except Exception:
             log.exception("execute_code failed")
-            return _refusal("Internal error; the program may not have run. Try again.")
-        return _answer(result, result_text(result), failed=result.status is Status.SETUP_ERROR)
+            return refusal("Internal error; the program may not have run. Try again.")
+        return answer(result, result_text(result), failed=result.status is Status.SETUP_ERROR)
 
     async def list_languages(self, context: Context, arguments: dict[str, Any]) -> CallToolResult:
         caller = self._caller_of(context)
         if denied := caller.lacks(Scope.READ):
-            return _refusal(denied)
+            return refusal(denied)
         try:
             ListLanguagesInput.model_validate(arguments)
         except ValidationError as error:
-            return _refusal(explain(error, ListLanguagesInput))
+            return refusal(explain(error, ListLanguagesInput))
         try:
             result = from_languages(await self._runner.languages(caller.name))
         except SandboxError as error:
             log.exception("list_languages failed")
-            return _refusal(f"setup_error: {error}")
+            return refusal(f"setup_error: {error}")
         except Exception:
             log.exception("list_languages failed")
-            return _refusal("Internal error. Try again.")
-        return _answer(result, languages_text(result), failed=False)
-
-
-def _refusal(text: str) -> CallToolResult:
-    return CallToolResult(content=[TextContent(type="text", text=text)], is_error=True)
-
-
-def _answer(result: BaseModel, text: str, *, failed: bool) -> CallToolResult:
-    return CallToolResult(
-        content=[TextContent(type="text", text=text)],
-        structured_content=result.model_dump(mode="json"),
-        is_error=failed,
-    )
+            return refusal("Internal error. Try again.")
+        return answer(result, languages_text(result))

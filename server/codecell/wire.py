@@ -1,16 +1,13 @@
-"""The MCP wire contract: what callers send, what they get, how a bad request is explained.
+"""The MCP wire contract: what callers send and what they get.
 
-These models are the one source of the published schemas (tool_schemas/). Input is strict: a
-JSON boolean or string is not a number, and an unknown field is an error that names the field.
+These models are the one source of the published schemas (tool_schemas/).
 """
 
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
+from codecell.contract import Expect, WireInput, WireOutput
 from codecell.model import (
     CellLimits,
     CompileReport,
@@ -18,31 +15,12 @@ from codecell.model import (
     Outcome,
     Request,
     RunLimits,
+    SessionInfo,
+    SessionReport,
+    SessionState,
     Status,
     Usage,
 )
-
-_SHOWN_ERRORS = 5
-_SHOWN_NAME = 40
-
-
-@dataclass(frozen=True, slots=True)
-class Expect:
-    """What a field accepts, worded to follow "must be"."""
-
-    text: str
-
-
-class WireInput(BaseModel):
-    """What a caller sends: strict JSON types, no unknown field."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class WireOutput(BaseModel):
-    """What a caller gets."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ExecuteCodeInput(WireInput):
@@ -67,6 +45,27 @@ class ExecuteCodeInput(WireInput):
         float | None, Expect("a finite number of seconds greater than 0, such as 10")
     ] = Field(
         None, gt=0, description="Time limit in seconds; leave out for the language's default."
+    )
+    session_id: Annotated[str | None, Expect('"new", or 1 to 64 letters, digits, "_" and "-"')] = (
+        Field(
+            None,
+            pattern=r"^[A-Za-z0-9_-]{1,64}$",
+            description="Keep the sandbox under this name: a later call with the same name finds "
+            "its files, and in Python, JavaScript and Bash its variables. Choose a name, or send "
+            '"new" to be given one. Leave out for a clean sandbox.',
+        )
+    )
+
+
+class ListSessionsInput(WireInput):
+    """Arguments of `list_sessions`: none."""
+
+
+class CloseSessionInput(WireInput):
+    """Arguments of `close_session`."""
+
+    session_id: Annotated[str, Expect("the name of an open session")] = Field(
+        description="Name of the session, as in list_sessions."
     )
 
 
@@ -123,6 +122,51 @@ class CompileOutput(WireOutput):
     usage: UsageOutput = Field(description="What it cost.")
 
 
+class SessionOutput(WireOutput):
+    """What became of the session by this call."""
+
+    id: str = Field(description="Its name: send it as session_id to come back.")
+    state: SessionState = Field(
+        description="created; reused; lost_and_recreated: its sandbox was lost and an empty one "
+        "took its place; closed: it is gone."
+    )
+    reason: str | None = Field(description="What else happened to it, or null.")
+    kept: list[Literal["files", "variables"]] = Field(
+        description="What the next call will find of this call's language. Each was checked."
+    )
+    age_s: float = Field(description="Seconds since it was opened.")
+    expires_in_s: float = Field(description="Seconds until it is closed if no call comes.")
+    runs: int = Field(description="Calls so far, with this one.")
+    waited_s: float = Field(description="Seconds this call waited for earlier calls in it.")
+
+
+class OpenSessionOutput(WireOutput):
+    """One open session."""
+
+    id: str = Field(description="What to send as session_id.")
+    languages: list[str] = Field(description="Languages it has a sandbox of.")
+    busy: bool = Field(description="Whether a call is in it now.")
+    waiting: int = Field(description="Calls that wait for their turn in it.")
+    age_s: float = Field(description="Seconds since it was opened.")
+    idle_s: float = Field(description="Seconds since its last call ended; 0 while busy.")
+    expires_in_s: float = Field(description="Seconds until it is closed if no call comes.")
+    runs: int = Field(description="Calls so far.")
+    memory_bytes: int = Field(description="What its sandboxes held when last looked at.")
+
+
+class ListSessionsOutput(WireOutput):
+    """The caller's open sessions, the oldest first."""
+
+    sessions: list[OpenSessionOutput] = Field(description="One entry per open session.")
+    most: int = Field(description="How many one caller may have open.")
+
+
+class CloseSessionOutput(WireOutput):
+    """The session that was closed, as it was just before."""
+
+    closed: OpenSessionOutput = Field(description="It is gone, with its files and variables.")
+
+
 class ExecuteCodeOutput(WireOutput):
     """Result of one run. A program that fails is still a complete result."""
 
@@ -151,6 +195,9 @@ class ExecuteCodeOutput(WireOutput):
     error_message: str | None = Field(description="What went wrong, in one sentence, or null.")
     compile: CompileOutput | None = Field(
         description="The compile step, apart from the run; null for a language without one."
+    )
+    session: SessionOutput | None = Field(
+        description="What became of the session; null for a call without session_id."
     )
     usage: UsageOutput = Field(description="What the run cost, from the kernel's counters.")
     limits: LimitsOutput = Field(description="Limits as applied to this run.")
@@ -195,6 +242,7 @@ def to_request(arguments: ExecuteCodeInput, caller: str) -> Request:
         env=tuple(arguments.env.items()),
         timeout_s=arguments.timeout,
         caller=caller,
+        session_id=arguments.session_id,
     )
 
 
@@ -216,6 +264,7 @@ def from_outcome(outcome: Outcome) -> ExecuteCodeOutput:
         execution_time=round(outcome.execution_time_s, 6),
         error_message=outcome.error_message,
         compile=_compile(outcome.compile) if outcome.compile else None,
+        session=_session(outcome.session) if outcome.session else None,
         usage=_usage(outcome.usage),
         limits=_limits(outcome.plan.limits, outcome.plan.cell.limits),
         isolation=IsolationOutput(
@@ -249,6 +298,36 @@ def _compile(report: CompileReport) -> CompileOutput:
         output_repaired=report.output.repaired,
         timeout_s=report.timeout_s,
         usage=_usage(report.usage),
+    )
+
+
+def _session(report: SessionReport) -> SessionOutput:
+    return SessionOutput.model_validate(
+        {
+            "id": report.id,
+            "state": report.state,
+            "reason": report.reason,
+            "kept": list(report.kept),
+            "age_s": round(report.age_s, 3),
+            "expires_in_s": round(report.expires_in_s, 3),
+            "runs": report.runs,
+            "waited_s": round(report.waited_s, 3),
+        }
+    )
+
+
+def from_session(info: SessionInfo) -> OpenSessionOutput:
+    """State an open session in the terms of the contract."""
+    return OpenSessionOutput(
+        id=info.id,
+        languages=list(info.languages),
+        busy=info.busy,
+        waiting=info.waiting,
+        age_s=round(info.age_s, 3),
+        idle_s=round(info.idle_s, 3),
+        expires_in_s=round(info.expires_in_s, 3),
+        runs=info.runs,
+        memory_bytes=info.memory_bytes,
     )
 
 
@@ -289,100 +368,3 @@ def _limits(run: RunLimits, cell: CellLimits) -> LimitsOutput:
         sandbox_bytes=cell.sandbox_bytes,
         tmp_bytes=cell.tmp_bytes,
     )
-
-
-def explain(error: ValidationError, model: type[WireInput]) -> str:
-    """Say what to send instead: one sentence per bad field, without the values that were sent."""
-    sentences = list(_sentences(error, model))
-    more = len(sentences) - _SHOWN_ERRORS
-    if more > 0:
-        sentences[_SHOWN_ERRORS:] = [f"There are {more} more such errors."]
-    return " ".join(sentences)
-
-
-def _sentences(error: ValidationError, model: type[WireInput]) -> Iterator[str]:
-    unknown = []
-    for item in error.errors(include_url=False, include_context=False):
-        location, kind = item["loc"], item["type"]
-        if kind == "extra_forbidden":
-            unknown.append(_quoted(location[-1]))
-            continue
-        expected = _expected(model, location)
-        if kind == "missing":
-            yield f"{location[0]} is required and must be {expected}."
-        else:
-            yield f"{_path(location)} must be {expected}{_instead(item['input'])}."
-    if unknown:
-        fields = list(model.model_fields)
-        valid = f"valid fields are {', '.join(fields)}" if fields else "no arguments are accepted"
-        some = ", ".join(unknown[:_SHOWN_ERRORS]) + (
-            ", ..." if len(unknown) > _SHOWN_ERRORS else ""
-        )
-        yield f"Unknown field{'s' if len(unknown) > 1 else ''} {some}; {valid}."
-
-
-def _expected(model: type[WireInput], location: tuple[int | str, ...]) -> str:
-    if not location:
-        return "an object"
-    if len(location) > 1:
-        return "a string"  # the only nested values are those of args and env
-    metadata = model.model_fields[str(location[0])].metadata
-    return next((item.text for item in metadata if isinstance(item, Expect)), "valid")
-
-
-def _path(location: tuple[int | str, ...]) -> str:
-    if not location:
-        return "arguments"
-    inner = "".join(f"[{p}]" if isinstance(p, int) else f"[{_quoted(p)}]" for p in location[1:])
-    return f"{location[0]}{inner}"
-
-
-def _quoted(name: object) -> str:
-    text = str(name)
-    return json.dumps(text if len(text) <= _SHOWN_NAME else text[:_SHOWN_NAME] + "...")
-
-
-def _instead(value: object) -> str:
-    """Name the JSON type that was sent; a number of the right type speaks for itself."""
-    match value:
-        case None:
-            return ", not null"
-        case bool():
-            return ", not a boolean"
-        case str():
-            return ", not a string"
-        case list():
-            return ", not an array"
-        case dict():
-            return ", not an object"
-        case int() | float():
-            return f", not {value:g}" if abs(value) < 1e15 or value != value else ""
-        case _:
-            return ""
-
-
-def schema_of(
-    model: type[BaseModel], mode: Literal["validation", "serialization"]
-) -> dict[str, Any]:
-    """Return a model's JSON schema without references and titles: they cost tokens."""
-    schema = model.model_json_schema(mode=mode)
-    definitions = schema.pop("$defs", {})
-    flat: dict[str, Any] = _flatten(schema, definitions)
-    flat.pop("description", None)  # the tool's own description says it
-    return flat
-
-
-def _flatten(node: Any, definitions: dict[str, Any]) -> Any:
-    if isinstance(node, list):
-        return [_flatten(item, definitions) for item in node]
-    if not isinstance(node, dict):
-        return node
-    if "$ref" in node:
-        target = definitions[node["$ref"].rpartition("/")[2]]
-        node = {**target, **{key: value for key, value in node.items() if key != "$ref"}}
-    return {
-        # "title" is noise unless it is a property of that name, whose value is a schema
-        key: _flatten(value, definitions)
-        for key, value in node.items()
-        if key != "title" or isinstance(value, dict)
-    }

@@ -256,6 +256,22 @@ REQUIREMENTS: dict[str, Requirement] = {
     "host:no-environment": Requirement(
         "The server's environment and secrets are not in a cell.", "environment from scratch"
     ),
+    # --- sessions ---
+    "session:caller": Requirement(
+        "A session is its caller's: another caller's same id is another session in another cell.",
+        "sessions are looked up by caller and id; a cell never changes callers",
+    ),
+    "session:never-recycled": Requirement(
+        "A session's cell serves nobody after it.", "it is removed, never wiped for reuse"
+    ),
+    "session:no-forgery": Requirement(
+        "A program in a session can decide its own exit code, and no status, limit or report.",
+        "the agent and the kernel tell the ending; what the interpreter says is one number",
+    ),
+    "session:server-killed": Requirement(
+        "`kill -9` of the server ends its sessions and all that runs in them within 5 seconds.",
+        "as for every cell",
+    ),
     # --- cleaning up ---
     "clean:finished": Requirement(
         "A finished run leaves no container behind.", "removed after each run; `AutoRemove`"

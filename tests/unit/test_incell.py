@@ -217,12 +217,23 @@ def test_wait_status_is_a_code_or_a_signal(
     assert exit_or_signal(status) == found
 
 
+LIMITS = {"timeout_s": 5.0, "kill_bytes": 100, "keep": 10, "again": False}
+
+
 def a_run() -> Run:
     child: Any = SimpleNamespace(pid=7, start=lambda: None, failure=lambda: "")
     return Run(
         1,
         child,
-        {"timeout_s": 5.0, "kill_bytes": 100, "keep": 10, "again": False, "compiles": False},
+        {
+            "timeout_s": 5.0,
+            "kill_bytes": 100,
+            "keep": 10,
+            "again": False,
+            "compiles": False,
+            "session": "",
+            "step": "",
+        },
     )
 
 

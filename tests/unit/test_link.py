@@ -170,6 +170,8 @@ async def test_a_run_gives_its_output_and_its_facts() -> None:
             "kill_bytes": 1000,
             "again": False,
             "compiles": False,
+            "session": "",
+            "step": "",
         }
         assert bytes(job.job) == b"j" * (MAX_PAYLOAD + 1)
         assert bytes(job.stdin) == b"s" * (2 * MAX_PAYLOAD)

@@ -50,6 +50,7 @@ def result(stdout: str = "", stderr: str = "", **changes: Any) -> ExecuteCodeOut
         "execution_time": 0.25,
         "error_message": None,
         "compile": None,
+        "session": None,
         "usage": UsageOutput(wall_s=0.2, cpu_s=0.1, peak_memory_bytes=10 << 20),
         "limits": LIMITS,
         "isolation": IsolationOutput(

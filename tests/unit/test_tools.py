@@ -14,7 +14,16 @@ from structlog.testing import CapturingLogger
 
 from codecell import __version__, policy, progress, tools
 from codecell.errors import BusyError, EngineUnavailable, RequestError
-from codecell.model import Captured, Isolation, LanguageInfo, Outcome, Request, Status, Usage
+from codecell.model import (
+    Captured,
+    Isolation,
+    LanguageInfo,
+    Outcome,
+    Request,
+    SessionInfo,
+    Status,
+    Usage,
+)
 from codecell.observer import Watch
 from codecell.settings import Settings
 
@@ -47,6 +56,12 @@ async def succeed(request: Request) -> Outcome:
     return outcome(request)
 
 
+SESSION = SessionInfo(
+    id="s", languages=("python",), busy=False, waiting=0, age_s=9.5, idle_s=2.0,
+    expires_in_s=100.0, runs=3, memory_bytes=1 << 20,
+)  # fmt: skip
+
+
 class ScriptedRunner:
     """A runner that does what a test says and remembers what it was asked."""
 
@@ -60,6 +75,14 @@ class ScriptedRunner:
         self.asked.append(request)
         self.watches.append(watch)
         return await self.behaviour(request)
+
+    def list_sessions(self, caller: str) -> tuple[SessionInfo, ...]:
+        return (SESSION,) if caller == "local" else ()
+
+    async def close_session(self, caller: str, session_id: str) -> SessionInfo:
+        if session_id != SESSION.id:
+            raise RequestError(f"There is no session {session_id!r}. Your sessions: s (idle).")
+        return SESSION
 
     async def languages(self, caller: str = "local") -> tuple[LanguageInfo, ...]:
         if self.away is not None:
@@ -301,8 +324,10 @@ async def test_the_largest_output_arrives(connect: Connect) -> None:
 async def test_the_tools_as_published(connect: Connect) -> None:
     async with connect(ScriptedRunner()) as client:
         listed = (await client.list_tools()).tools
-    assert [tool.name for tool in listed] == ["execute_code", "list_languages"]
-    execute, languages = listed
+    assert [tool.name for tool in listed] == [
+        "execute_code", "list_languages", "list_sessions", "close_session",
+    ]  # fmt: skip
+    execute, languages, _, close = listed
     for tool in listed:
         assert tool.title
         assert len(tool.description or "") < 2_000
@@ -311,7 +336,7 @@ async def test_the_tools_as_published(connect: Connect) -> None:
         assert tool.annotations is not None
         assert (tool.annotations.open_world_hint, tool.annotations.destructive_hint) == (
             False,
-            False,
+            tool is close,
         )
     assert execute.annotations is not None
     assert execute.annotations.read_only_hint is False
@@ -330,3 +355,43 @@ async def test_the_server_says_who_it_is(connect: Connect) -> None:
         assert client.server_info.name == "codecell"
         assert client.server_info.version == __version__
         assert "execute_code" in (client.instructions or "")
+
+
+async def test_sessions_are_listed_and_closed(connect: Connect) -> None:
+    async with connect(ScriptedRunner()) as client:
+        listed = await client.call_tool("list_sessions")
+        assert listed.structured_content is not None
+        assert listed.structured_content["sessions"][0]["id"] == "s"
+        assert "idle for 2 s, 3 calls" in text_of(listed)
+        closed = await client.call_tool("close_session", {"session_id": "s"})
+        assert closed.structured_content is not None
+        assert closed.structured_content["closed"]["runs"] == 3
+        assert text_of(closed).startswith("closed s: python")
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "text"),
+    [
+        ("list_sessions", {"all": True}, "no arguments are accepted"),
+        ("close_session", {}, "session_id is required and must be the name of an open session"),
+        ("close_session", {"session_id": 3}, "session_id must be the name of an open session"),
+        ("close_session", {"session_id": "t"}, "There is no session 't'"),
+    ],
+)
+async def test_a_bad_call_about_sessions_is_explained(
+    connect: Connect, tool: str, arguments: dict[str, Any], text: str
+) -> None:
+    async with connect(ScriptedRunner()) as client:
+        result = await client.call_tool(tool, arguments)
+    assert result.is_error
+    assert text in text_of(result)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "x" * 65, "ünïcode", "new\n", 7])
+async def test_an_invalid_session_id_is_never_no_session(connect: Connect, name: Any) -> None:
+    runner = ScriptedRunner()
+    async with connect(runner) as client:
+        result = await client.call_tool("execute_code", {**MINIMAL, "session_id": name})
+    assert result.is_error
+    assert 'session_id must be "new", or 1 to 64 letters, digits' in text_of(result)
+    assert not runner.asked

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from codecell import policy
+from codecell.contract import explain, schema_of
 from codecell.languages import LANGUAGES
 from codecell.model import Captured, Isolation, LanguageInfo, Outcome, Request, Status, Usage
 from codecell.settings import Settings
@@ -17,10 +18,8 @@ from codecell.wire import (
     ExecuteCodeOutput,
     ListLanguagesInput,
     ListLanguagesOutput,
-    explain,
     from_languages,
     from_outcome,
-    schema_of,
     to_request,
 )
 
@@ -28,7 +27,7 @@ MINIMAL = {"language": "python", "code": "print(1)"}
 RESULT_FIELDS = {
     "run_id", "status", "exit_code", "signal", "stdout", "stderr", "stdout_bytes", "stderr_bytes",
     "stdout_truncated", "stderr_truncated", "stdout_repaired", "stderr_repaired", "execution_time",
-    "error_message", "compile", "usage", "limits", "isolation",
+    "error_message", "compile", "session", "usage", "limits", "isolation",
 }  # fmt: skip
 
 
@@ -94,7 +93,7 @@ def test_a_wrong_type_names_the_field_and_what_is_valid(
 def test_unknown_fields_are_named_and_the_valid_ones_listed() -> None:
     assert refusal({**MINIMAL, "privileged": True, "mounts": []}) == (
         'Unknown fields "privileged", "mounts"; '
-        "valid fields are language, code, stdin, args, env, timeout."
+        "valid fields are language, code, stdin, args, env, timeout, session_id."
     )
     with pytest.raises(ValidationError) as caught:
         ListLanguagesInput.model_validate({"all": True})

@@ -41,7 +41,8 @@ from codecell.incell.files import Tree
 from codecell.incell.libc import set_dumpable
 from codecell.incell.modules import MODULES, USUAL
 from codecell.incell.program import FAREWELL, Program
-from codecell.incell.run import NEVER, Run
+from codecell.incell.run import NEVER, Run, exit_or_signal
+from codecell.incell.session import DRAIN_BYTES, INTERRUPT_S, Session
 from codecell.incell.wipe import wipe
 
 TYPE_CHECKING = False
@@ -62,8 +63,8 @@ class Agent:
     """The loop of PID 1."""
 
     __slots__ = (
-        "changes", "channel", "counters", "launch", "outbox", "run", "spare", "standby", "tree",
-        "wake_r", "wake_w",
+        "changes", "channel", "counters", "launch", "outbox", "run", "session", "spare", "standby",
+        "tree", "wake_r", "wake_w",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -80,12 +81,13 @@ class Agent:
         signal.set_wakeup_fd(self.wake_w, warn_on_full_buffer=False)
         self.counters = Counters()
         self.launch = ""
-        self.standby = Standby([], {}, "", "")
+        self.standby = Standby([], {}, "", "", "")
         self.spare: Child | None = None  # waits for its program
         self.run: Run | None = None
         self.tree = Tree()
         self.changes: tuple[Run, list[tuple[str, str]]] | None = None  # that the server may ask for
         self.outbox: Iterator[None] | None = None  # sends them
+        self.session = Session(os.urandom(8).hex())
 
     def fork(self, launch: str) -> Child:
         channel = self.channel
@@ -117,7 +119,7 @@ class Agent:
         elif kind == GO:
             self.go(run)
         elif kind == CANCEL:
-            self.end(run, "cancelled")
+            self.stop(run, "cancelled")
 
     def configure(self, config: dict[str, Any]) -> None:
         self.launch = config["launch"]
@@ -126,10 +128,11 @@ class Agent:
             config["standby_env"],
             config["standby_file"],
             config["standby_source"],
+            config["kernel"],
         )
         if self.launch == FORK:
             MODULES.load((*USUAL, *config["preload"]))
-        self.channel.tell(HELLO, 0, protocol=PROTOCOL, boot=os.urandom(8).hex())
+        self.channel.tell(HELLO, 0, protocol=PROTOCOL, boot=self.session.boot)
         gc.disable()
         gc.freeze()  # without a collection: it finds next to nothing, in 0.5 to 0.9 ms
         self.spare = self.fork(self.launch)
@@ -138,6 +141,10 @@ class Agent:
         """Take the spare, or a new child where the spare is not what this run needs."""
         if self.run is not None:
             raise ValueError("a run within a run")
+        if limits["step"] and self.session.child is not None:
+            self.session.child.renew()
+            self.run = Run(number, self.session.child, limits)
+            return
         child, mode = self.spare, limits["mode"]
         if child is not None and (child.launch == STANDBY) != (mode == STANDBY):
             child.kill()
@@ -145,33 +152,50 @@ class Agent:
         self.spare = self.changes = self.outbox = None
         self.tree.begin()
         self.run = Run(number, child or self.fork(mode), limits)
+        if limits["step"]:
+            self.session.take(self.run.child)
 
     def go(self, run: Run) -> None:
         """Let the program begin, if its files could be written."""
         self.tree.close()
-        if self.tree.failure:
+        if self.tree.failure and run.step:
+            run.status, run.done = 0, True  # the interpreter never hears of it, and lives
+        elif self.tree.failure:
             self.end(run, "exited")
         else:
             run.go(self.counters.read())
 
     # the end of a run
 
+    def stop(self, run: Run, ending: str) -> None:
+        """End a run before its time; a session's interpreter is asked to first, and may live."""
+        if not run.step or run.started == 0.0 or run.ended:
+            self.end(run, ending)
+            return
+        run.over(ending)
+        run.deadline = time.monotonic() + INTERRUPT_S
+        try:
+            os.killpg(run.child.pid, signal.SIGINT)
+        except ProcessLookupError:
+            pass
+
     def end(self, run: Run, ending: str) -> None:
         """Kill every process in the cell and reap them all: nothing outlives a run."""
         run.over(ending)
+        run.done = False
         kill_all()
         for pid, status, maxrss_kib in the_dead():
             run.reaped(pid, status, maxrss_kib)
         run.deadline = time.monotonic() + DRAIN_S
 
-    def part(self, run: Run) -> None:
+    def part(self, run: Run | None) -> None:
         """Kill every process if the program is ending at this moment.
 
         The kernel takes 2 ms to unmap a node, and nothing that is still to be told waits for that:
         what was printed is in the pipes, and none of them runs again. They are reaped behind the
         report, before anything else happens in this cell.
         """
-        if run.parts():
+        if run is not None and not run.step and run.parts():
             kill_all()
             run.deadline = time.monotonic() + DRAIN_S
 
@@ -184,7 +208,7 @@ class Agent:
         except BlockingIOError:
             woken = b""
         # Where the kernel counts no CPU time for the cell, only reaping tells what was used.
-        if FAREWELL in woken and run is not None and self.counters.cpu >= 0:
+        if FAREWELL in woken and self.counters.cpu >= 0:
             self.part(run)
         for _ in range(REAP_MOST):
             try:
@@ -193,23 +217,41 @@ class Agent:
                 return
             if pid == 0:
                 return
-            if self.run is not None:
-                if self.run.reaped(pid, status, usage.ru_maxrss):
-                    self.end(self.run, "exited")
-                    return
-            elif self.spare is not None and self.spare.pid == pid:
-                os._exit(DUD)
+            if self.took_in(pid, status, usage.ru_maxrss):
+                return
         try:
             os.write(self.wake_w, b"+")  # there may be more
         except BlockingIOError:
             pass
 
+    def took_in(self, pid: int, status: int, maxrss_kib: int) -> bool:
+        """Act on one dead process; true where that was the end of all the others."""
+        interpreter = self.session.is_child(pid)
+        if self.run is not None:
+            if not self.run.reaped(pid, status, maxrss_kib) and not interpreter:
+                return False
+            self.end(self.run, "exited")
+        elif self.spare is not None and self.spare.pid == pid:
+            os._exit(DUD)
+        elif interpreter:
+            self.bury(status)
+        else:
+            return False
+        return True
+
     def finish(self, run: Run) -> None:
         """Every process is dead and the output is out: report, and forget the run."""
         facts = run.facts(self.counters.read())
-        facts["failure"] = self.tree.failure or facts["failure"]
-        run.child.close()
+        if not run.done:
+            run.child.close()
+            if run.child is self.session.child:
+                self.session.ended()
         self.run = None
+        if run.step:
+            facts["failure"] = self.session.failure()
+        facts["failure"] = self.tree.failure or facts["failure"]
+        if run.session:
+            facts["session"] = self.session.facts(self.counters.held_bytes())
         if changes := self.look(run):
             self.changes = run, changes
             facts["files"] = len(changes)
@@ -230,14 +272,35 @@ class Agent:
         if changes and run.parting:  # nobody may write any more while files are read
             reap_all()
             changes = self.tree.changes()
+        if run.session:
+            self.tree.accept(look=False)
         return changes
 
     def renew(self, run: Run) -> None:
         """Make the cell ready once more, where that is wanted."""
-        if run.again:
+        if run.session:
+            self.stand_by(run)
+        elif run.again:
             wipe()  # what it can't wipe ends the cell, as every failure of the agent does
             self.tree.forget()
             self.spare = self.fork(self.launch)
+
+    def stand_by(self, run: Run) -> None:
+        """Have a process ready for the next step of a session, if none is that will take it."""
+        if run.child.launch == STANDBY and not run.child.waiting:
+            self.standby.loaded()
+        if not run.compiles and not run.done:
+            self.spare = self.fork(self.launch)
+
+    def bury(self, status: int) -> None:
+        """The interpreter of a session ended between two steps: so does all but the files."""
+        code, number = exit_or_signal(status)
+        kill_all()
+        reap_all()
+        if self.session.child is not None:
+            self.session.child.close()
+        self.session.ended(f"signal {number}" if code is None else f"code {code}")
+        self.spare = self.fork(self.launch)
 
     def collect(self, number: int, limits: dict[str, int]) -> None:
         """Begin to send what a run has changed."""
@@ -278,8 +341,8 @@ class Agent:
         keep = run.count(kind, count)
         if keep:
             self.channel.pass_on(kind, run.number, keep)
-        if run.too_much and run.status is None:
-            self.end(run, "output_limit")
+        if run.too_much and run.status is None and not run.ended:
+            self.stop(run, "output_limit")
         return True
 
     def poll(self) -> dict[int, int]:
@@ -297,7 +360,11 @@ class Agent:
             if self.channel.room:
                 for fd in run.child.pipes:
                     poller.register(fd, select.POLLIN)
+            if run.step and run.status is None and not self.session.deaf:
+                poller.register(run.child.oops, select.POLLIN)
             timeout_s = max(0.0, run.deadline - time.monotonic())
+            if run.done and self.channel.room:
+                timeout_s = 0.0  # what is in the pipes is all there is to come
         elif self.outbox is not None and self.channel.room:
             timeout_s = 0.0
         return dict(poller.poll(None if timeout_s == NEVER else timeout_s * 1000 + 0.5))
@@ -331,12 +398,33 @@ class Agent:
         for fd in list(run.child.pipes):
             if fd in ready and self.channel.room:
                 self.pump(run, fd)
+        if run.step and run.status is None and run.child.oops in ready:
+            code = self.session.heard(run.number)
+            if code is not None:
+                # As wait4 would have it: an exit code, or the signal that it was interrupted by.
+                run.status, run.done = signal.SIGINT if run.ended else code << 8, True
+                run.over("exited")
+                run.deadline = time.monotonic() + DRAIN_S
+                return
         late = time.monotonic() >= run.deadline
         if run.status is None:
-            if late:
-                self.end(run, "timeout")
-        elif late or not run.child.pipes or (run.parting and self.drained(run)):
+            if late and run.ended:
+                self.end(run, run.ending)
+            elif late:
+                self.stop(run, "timeout")
+        elif (
+            late
+            or not run.child.pipes
+            or (run.parting and self.drained(run))
+            or (run.done and self.dry(run, ready))
+        ):
             self.finish(run)
+
+    def dry(self, run: Run, ready: dict[int, int]) -> bool:
+        """Tell whether all that a step printed has been taken; what lives on may print for ever."""
+        if run.drained > 2 * DRAIN_BYTES:
+            return True
+        return self.channel.room and not any(fd in ready for fd in run.child.pipes)
 
     def drained(self, run: Run) -> bool:
         """Move what is left in the pipes of the dead; false while there is no room for it."""
@@ -370,13 +458,13 @@ def the_dead() -> Iterator[tuple[int, int, int]]:
         yield pid, status, usage.ru_maxrss
 
 
-def main() -> list[str]:
+def main() -> Program:
     """Serve until the server goes; in a forked child, return the Python program to run."""
     agent = Agent()
     try:
         agent.loop()
     except Program as program:
-        return program.argv
+        return program
     except ServerGone:
         os._exit(0)
     except BaseException as error:

@@ -36,4 +36,4 @@ def load(parcel: bytes) -> "dict[str, ModuleType]":
 
 if __name__ == "__main__":
     agent = load(take(int.from_bytes(take(4), "big")))
-    agent["codecell.incell.program"].run_program(agent["codecell.incell.agent"].main())
+    agent["codecell.incell.program"].begin(agent["codecell.incell.agent"].main(), agent)

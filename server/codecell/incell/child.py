@@ -11,7 +11,7 @@ from codecell.incell.channel import STDERR, STDOUT
 from codecell.incell.compact import loads
 from codecell.incell.libc import drop_bounds, set_dumpable
 from codecell.incell.modules import MODULES
-from codecell.incell.program import FAREWELL, Program
+from codecell.incell.program import FAREWELL, Kernel, Program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ else:
     import _signal as signal  # the same without the enums, and so without `enum`
 
 SANDBOX = "/sandbox"
-FORK, STANDBY = "fork", "standby"
+FORK, STANDBY, KERNEL = "fork", "standby", "kernel"
 WAITING = b"+"  # what a child writes where failures go, once it waits for its job
 FAILURE_CHARS = 500
 
@@ -30,11 +30,14 @@ FAILURE_CHARS = 500
 class Standby:
     """An interpreter that waits by itself: how it is started, and the script that makes it wait."""
 
-    __slots__ = ("_source", "command", "env", "file")
+    __slots__ = ("_source", "command", "env", "file", "kernel")
 
-    def __init__(self, command: list[str], env: dict[str, str], file: str, source: str) -> None:
+    def __init__(
+        self, command: list[str], env: dict[str, str], file: str, source: str, kernel: str
+    ) -> None:
         self.command, self.env, self.file = command, env, file
         self._source = source
+        self.kernel = kernel  # what a Python is in a session, as text: see kernel.py
 
     def lay_out(self) -> None:
         """Write the script for the interpreter that is about to start."""
@@ -44,7 +47,7 @@ class Standby:
 
     def loaded(self) -> None:
         """Remove the script: the interpreter has read it."""
-        if self.file:
+        if self.file and os.path.exists(self.file):
             os.unlink(self.file)
 
 
@@ -100,6 +103,17 @@ class Child:
     def start(self) -> None:
         os.write(self._go, b"!")
         self._shut()
+
+    def renew(self) -> None:
+        """Empty job and stdin for the next step of a session; the child has both open as well."""
+        for fd in (self._job, self._stdin):
+            os.ftruncate(fd, 0)
+            os.lseek(fd, 0, os.SEEK_SET)
+        self._job_size = self._stdin_size = 0
+
+    def step(self, text: bytes) -> None:
+        """Begin a step of a session; the first byte is what any waiting process waits for."""
+        os.write(self._go, b"\n" + text)
 
     def failure(self) -> str:
         """Return the reason why the program never started, or an empty string."""
@@ -177,8 +191,11 @@ def _wait(launch: str, standby: Standby, go: int, job: int, oops: int) -> NoRetu
     os.write(oops, WAITING)
     if not os.read(go, 1):
         os._exit(0)
+    head = take(job)
+    if head["mode"] == KERNEL:
+        raise Program(head["argv"], Kernel(standby.kernel, go, job, oops, head))
     os.close(go)
-    head = _take(job)
+    os.close(job)
     os.environ.update(head["env"])
     if head["mode"] == FORK:
         os.close(oops)
@@ -186,11 +203,12 @@ def _wait(launch: str, standby: Standby, go: int, job: int, oops: int) -> NoRetu
     _exec(head["argv"], os.environ.copy())
 
 
-def _take(job: int) -> dict[str, Any]:
-    """Read the job."""
+def take(job: int) -> dict[str, Any]:
+    """Read the job; what follows its first line, if anything, is `code`."""
     with mmap.mmap(job, os.fstat(job).st_size, prot=mmap.PROT_READ) as data:
-        head: dict[str, Any] = loads(data[:].decode())
-    os.close(job)
+        text, _, code = data[:].partition(b"\n")
+    head: dict[str, Any] = loads(text.decode())
+    head["code"] = code
     return head
 
 

@@ -14,6 +14,7 @@ from codecell.incell.modules import FRESH, MODULES
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
+    from types import ModuleType
     from typing import Any, NoReturn
 else:
     import _signal as signal  # see child.py
@@ -27,8 +28,35 @@ _getpid, _kill = os.getpid, os.kill  # a program may put its own in their place
 class Program(BaseException):
     """Carries a program up to the bottom of the child's stack, where it is run."""
 
-    def __init__(self, argv: list[str]) -> None:
+    def __init__(self, argv: list[str], kernel: Kernel | None = None) -> None:
         self.argv = argv
+        self.kernel = kernel
+
+
+class Kernel:
+    """What makes a session's interpreter of the child: kernel.py and its way to the agent."""
+
+    def __init__(self, source: str, go: int, job: int, done: int, head: dict[str, Any]) -> None:
+        self.source = source
+        self.go, self.job, self.done = go, job, done
+        self.head = head  # of the first step
+
+    def load(self, agent: dict[str, ModuleType]) -> Any:
+        """Make the module; like the agent's own, none stays in `sys.modules`."""
+        name = "codecell.incell.kernel"
+        module = type(sys)(name)
+        sys.modules.update(agent)
+        exec(compile(self.source, "<" + name + ">", "exec", dont_inherit=True), module.__dict__)
+        for part in agent:
+            del sys.modules[part]
+        return module
+
+
+def begin(program: Program, agent: dict[str, ModuleType]) -> NoReturn:
+    """Run what a child was made for; `agent` is the modules, by name."""
+    if program.kernel is not None:
+        program.kernel.load(agent).serve(program.kernel)
+    run_program(program.argv)
 
 
 def run_program(argv: list[str]) -> NoReturn:
@@ -44,7 +72,7 @@ def run_program(argv: list[str]) -> NoReturn:
     sys.path[0] = os.path.dirname(path)
     sys.orig_argv[:] = [sys.executable, *argv]
     sys.dont_write_bytecode = True  # nobody would read it, and it would be among the run's files
-    _renew_stdin()
+    renew_stdin()
     status = 0
     failure: BaseException | None = None
     try:
@@ -58,14 +86,14 @@ def run_program(argv: list[str]) -> NoReturn:
     # From here no exception is being handled, as when the interpreter itself reports one.
     del scope
     for name in ("stderr", "stdout"):
-        _flushed(name)
+        flushed(name)
     if failure is not None:
-        status = _report(failure)
+        status = report(failure)
         failure = None
     if "threading" in sys.modules:
         sys.modules["threading"]._shutdown()
     atexit._run_exitfuncs()
-    flushed = _flush_last()
+    whole = flush_last()
     sys.modules.pop("__main__", None)
     gc.collect()  # young objects only: what was there before the fork is frozen
     own = [name for name in sys.modules if name not in FRESH and name not in MODULES.prepared]
@@ -74,8 +102,8 @@ def run_program(argv: list[str]) -> NoReturn:
     if own:
         gc.collect()
     for name in ("stdout", "stderr"):
-        flushed = _flushed(name) is None and flushed
-    _leave(status if flushed or status < 0 else UNFLUSHED, pid)
+        whole = flushed(name) is None and whole
+    _leave(status if whole or status < 0 else UNFLUSHED, pid)
 
 
 def _leave(status: int, pid: int) -> NoReturn:
@@ -91,7 +119,7 @@ def _leave(status: int, pid: int) -> NoReturn:
     os._exit(status & 0xFF)
 
 
-def _report(error: BaseException) -> int:
+def report(error: BaseException) -> int:
     """Do what the interpreter does with an exception that nobody caught; return the status."""
     if isinstance(error, SystemExit):
         return exit_status(error.code)
@@ -148,7 +176,7 @@ def _enter_main(path: str) -> dict[str, Any]:
     return module.__dict__
 
 
-def _renew_stdin() -> None:
+def renew_stdin() -> None:
     """Open stdin anew: the agent's has never seen what descriptor 0 is now."""
     old: Any = sys.stdin
     buffer: Any = open(0, "rb", closefd=False)  # noqa: SIM115  it stays open
@@ -159,16 +187,16 @@ def _renew_stdin() -> None:
     sys.__stdin__ = new  # type: ignore[misc]  # final, but for the interpreter itself
 
 
-def _flush_last() -> bool:
+def flush_last() -> bool:
     """Flush stdout and stderr, and say when stdout could not be."""
-    error = _flushed("stdout")
+    error = flushed("stdout")
     if error is not None:
         _write_stderr("Exception ignored on flushing sys.stdout:\n")
         _write_stderr(f"{type(error).__name__}: {error}\n")
-    return (_flushed("stderr") is None) and error is None
+    return (flushed("stderr") is None) and error is None
 
 
-def _flushed(name: str) -> BaseException | None:
+def flushed(name: str) -> BaseException | None:
     """Flush one of the interpreter's streams unless it is closed; return what went wrong."""
     try:
         stream = getattr(sys, name, None)

@@ -24,9 +24,9 @@ class Run:
     """One run of one child."""
 
     __slots__ = (
-        "again", "before", "bytes", "child", "compiles", "deadline", "ended", "ending",
-        "kill_bytes", "left", "looked", "maxrss_bytes", "number", "parting", "started", "status",
-        "timeout_s",
+        "again", "before", "bytes", "child", "compiles", "deadline", "done", "drained", "ended",
+        "ending", "kill_bytes", "left", "looked", "maxrss_bytes", "number", "parting", "session",
+        "started", "status", "step", "timeout_s",
     )  # fmt: skip
 
     def __init__(self, number: int, child: Child, limits: dict[str, Any]) -> None:
@@ -36,6 +36,10 @@ class Run:
         self.again: bool = limits["again"]  # the cell serves its caller once more
         self.compiles: bool = limits["compiles"]  # what it leaves is not the program's doing
         self.kill_bytes: int = limits["kill_bytes"]
+        self.session: str = limits.get("session", "")  # what of it stays: see model.Keep
+        self.step: str = limits.get("step", "")  # what the interpreter of a session is told
+        self.done = False  # the interpreter of a session has ended the step, and lives
+        self.drained = 0  # bytes taken since then
         self.left: dict[int, int] = {STDOUT: limits["keep"], STDERR: limits["keep"]}
         self.bytes = {STDOUT: 0, STDERR: 0}
         self.ending = "exited"
@@ -52,11 +56,15 @@ class Run:
         self.before = before
         self.started = time.monotonic()
         self.deadline = self.started + self.timeout_s
-        self.child.start()
+        if self.step:
+            self.child.step(self.step.encode())
+        else:
+            self.child.start()
 
     def count(self, kind: int, size: int) -> int:
         """Count what the program printed; return how much of it is kept."""
         self.bytes[kind] += size
+        self.drained += size if self.done else 0
         keep = min(size, self.left[kind])
         self.left[kind] -= keep
         return keep

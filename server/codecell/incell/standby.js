@@ -59,17 +59,22 @@ process.emit(''); // compiles it
 fs.writeSync(5, '+'); // waiting
 const go = Buffer.alloc(1);
 if (fs.readSync(3, go, 0, 1, null) === 0) process.reallyExit(0);
-fs.closeSync(3);
+if (go[0] === 10) {
+  for (const name of [__filename, blank]) delete require.cache[name];
+  beginSession(fs); // see kernel.js
+} else {
+  fs.closeSync(3);
 
-try {
-  const job = unpack(read(4));
-  Object.assign(process.env, job.env);
-  process.argv = [process.execPath, ...job.argv];
-  process.execArgv = [];
-} catch (error) {
-  fs.writeSync(5, String(error));
-  process.reallyExit(127);
+  try {
+    const job = unpack(read(4));
+    Object.assign(process.env, job.env);
+    process.argv = [process.execPath, ...job.argv];
+    process.execArgv = [];
+  } catch (error) {
+    fs.writeSync(5, String(error));
+    process.reallyExit(127);
+  }
+  fs.closeSync(5);
+  for (const name of [__filename, blank]) delete require.cache[name];
+  Module.runMain();
 }
-fs.closeSync(5);
-for (const name of [__filename, blank]) delete require.cache[name];
-Module.runMain();

@@ -42,6 +42,7 @@ from codecell.settings.sections import (
     PoolSettings,
     RunSettings,
     Section,
+    SessionSettings,
     StoreSettings,
 )
 from codecell.settings.serving import CallerSettings, HttpSettings
@@ -59,6 +60,7 @@ __all__ = [
     "Policy",
     "PoolSettings",
     "RunSettings",
+    "SessionSettings",
     "Settings",
     "StoreSettings",
     "load",
@@ -83,6 +85,7 @@ class Settings(BaseSettings):
     limits: LimitSettings = LimitSettings()
     runs: RunSettings = RunSettings()
     pool: PoolSettings = PoolSettings()
+    sessions: SessionSettings = SessionSettings()
     files: FileSettings = FileSettings()
     store: StoreSettings = StoreSettings()
     engine: EngineSettings = EngineSettings()
@@ -146,6 +149,14 @@ class Settings(BaseSettings):
         fallback = (others.policy if others else None) or DEFAULT
         given = {name: caller.policy or fallback for name, caller in self.callers.items()}
         return {name: self.rules[policy] for name, policy in {DEFAULT: fallback, **given}.items()}
+
+    def sessions_of(self, caller: str) -> int:
+        """Return how many sessions a caller may have open."""
+        for name in (caller, DEFAULT):
+            given = self.callers.get(name)
+            if given is not None and given.sessions is not None:
+                return given.sessions
+        return self.sessions.per_caller
 
     def policy_of(self, caller: str) -> Policy:
         """Return the policy that a caller is under."""

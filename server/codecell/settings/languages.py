@@ -86,5 +86,5 @@ class LanguageSettings(Section):
         if "image" in values:
             values.setdefault("python", "python3")
         if not {"run", "compile"}.isdisjoint(values):
-            values["standby"] = None
+            values["standby"] = values["kernel"] = None
         return replace(known, **values)

@@ -181,6 +181,32 @@ class StoreSettings(Section):
         return self
 
 
+class SessionSettings(Section):
+    """Cells that callers keep."""
+
+    idle_s: Seconds = Field(
+        1800.0, description="A session that is not used for so many seconds is closed"
+    )
+    max_age_s: Seconds = Field(86_400.0, description="A session this old is closed, in seconds")
+    per_caller: Count = Field(8, description="Sessions that one caller may have open")
+    max: Annotated[int, Field(ge=0, le=10_000)] = Field(
+        32, description="Sessions open at a time; 0 turns sessions off"
+    )
+    memory: Size = Field(
+        ByteSize(2048 * MIB), description="Memory that the cells of sessions may hold together"
+    )
+    evict: Literal["never", "idle"] = Field(
+        "never",
+        description="At a limit: `never` refuses a new session, `idle` closes the longest idle one",
+    )
+    wait_s: Seconds = Field(
+        30.0, description="Longest wait of a call for earlier calls of its session, in seconds"
+    )
+    queue: Annotated[int, Field(ge=0)] = Field(
+        16, description="Calls that may wait for one session"
+    )
+
+
 class EngineSettings(Section):
     """The container engine and how its images are named."""
 
