@@ -105,7 +105,7 @@ distclean: clean ## Remove the virtual environment too
 	@rm -rf $(VENV) $(STAMPS)
 
 .PHONY: bench bench-quick
-bench: $(STAMPS)/run ## Measure beside the peers (half an hour); writes benchmarks/results/
+bench: $(STAMPS)/run ## Measure beside the peers (25 minutes); writes benchmarks/results/ and the README
 	@$(BIN)/codecell setup --yes >&2
 	@$(BIN)/python -m benchmarks
 

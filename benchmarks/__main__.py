@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Any
 
-from benchmarks import machine, prepare, report, rows, suite
+from benchmarks import machine, prepare, readme, report, rows, suite
 
 OUT = prepare.HERE / "results"
 
@@ -62,6 +62,7 @@ def main() -> int:
         prepare.note(f"no plot: {reason}")
     else:
         subprocess.run([prepare.PLOT_PYTHON, prepare.HERE / "plot.py", OUT], check=True)
+    readme.main()
     print(report.table(results))
     return 1 if results["failed"] else 0
 

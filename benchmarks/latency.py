@@ -1,7 +1,7 @@
 """One call at a time: what the caller waits for, all peers interleaved in shuffled rounds."""
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 
 import anyio
 
@@ -37,18 +37,32 @@ def blocking(peer: peers.Peer, calm_s: float = 0.0) -> Entry:
     return call
 
 
-async def rounds(entries: dict[str, Entry], count: int) -> dict[str, list[float]]:
-    """Call every entry once per round, in an order that is shuffled for each round."""
+async def rounds(
+    entries: dict[str, Entry], count: int, *, seldom: Container[str] = (), lost: dict[str, str]
+) -> dict[str, list[float]]:
+    """Call every entry once per round, in an order that is shuffled for each round.
+
+    Args:
+        seldom: entries that take part in every fourth round only.
+        lost: gets the entries that failed, with the reason; the others go on without them.
+    """
     order = list(entries)
     shuffle = random.Random(SEED).shuffle
     samples: dict[str, list[float]] = {name: [] for name in order}
-    for name in order:  # the first call of each is not counted
-        await entries[name]()
-    for _ in range(count):
+    for index in range(-1, count):  # the first call of each is not counted
         shuffle(order)
-        for name in order:
-            samples[name].append(await entries[name]())
-    return samples
+        for name in list(order):
+            if index >= 0 and index % 4 and name in seldom:
+                continue
+            try:
+                elapsed = await entries[name]()
+            except Exception as error:  # noqa: BLE001  the rest is worth having
+                lost[name] = f"failed in round {index}: {error!r}"[:300]
+                order.remove(name)
+                continue
+            if index >= 0:
+                samples[name].append(elapsed)
+    return {name: values for name, values in samples.items() if values}
 
 
 async def back_to_back(served: Served, language: str, count: int) -> list[float]:

@@ -66,6 +66,9 @@ ROWS = (
         _warm("javascript"), "x", 0.3, 0.1),
     Row("bash_to_bare", "Bash, warm / bare `bash -c`",
         _warm("bash"), "x", 4, 2),
+    Row("gvisor_to_bare", "Python under gVisor, warm / bare (where runsc is registered)",
+        lambda r: r["gvisor"]["codecell python, gVisor"]["median_ms"]
+        / r["gvisor"]["bare python, beside it"]["median_ms"], "x", None, None),
     Row("own_share_ms", "server's own share of a call (line in to line out, less the cell's part)",
         lambda r: r["own_share"]["own"]["median_ms"], "ms", 4, 2),
     Row("reuse_to_bare", "runs/s, `reuse = \"caller\"`, 8 in flight / bare subprocesses, 8 threads",

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import click
 import docker
 import pytest
+from benchmarks import readme, report
 
 from codecell import __version__, doctor
 from codecell.cli import COMMANDS, INTERRUPTED, WRONG_USAGE, main, run_commands
@@ -254,6 +255,16 @@ def test_the_settings_table_is_generated() -> None:
     assert between("README.md", "settings") == "\n".join(lines), (
         "run `codecell settings --markdown` and put its output into README.md"
     )
+
+
+def test_the_measurements_in_the_readme_are_those_that_are_kept() -> None:
+    results = readme.latest()
+    assert between("README.md", "benchmarks") == readme.section(results).strip(), (
+        "run `python -m benchmarks.readme`"
+    )
+    if results is not None:
+        kept = text_of("benchmarks/results/latest.md")
+        assert kept == report.markdown(results), "results/latest.md is not of results/latest.json"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
