@@ -3,6 +3,7 @@
     CodecellError
     ├── RequestError            the caller's fault; its text is safe to show
     ├── BusyError               no room now; says when to retry
+    │   ├── RateLimited         none for this caller: its minute is used up
     │   └── SessionBusy         earlier calls of the session take long
     ├── ResourceNotFound        no such stored result for this caller; its text is safe to show
     ├── StoreFull               no room for a result; the run itself is unharmed
@@ -43,6 +44,10 @@ class ResourceNotFound(CodecellError):
 
 class StoreFull(CodecellError):
     """A result can't be stored; it is listed as left out."""
+
+
+class RateLimited(BusyError):
+    """The caller has used what it may use in a minute; the text says of what, in a clause."""
 
 
 class SessionBusy(BusyError):

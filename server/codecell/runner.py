@@ -42,6 +42,7 @@ from codecell.model import (
 from codecell.observer import Observers, Phase, Place, Run, Watch
 from codecell.output import Capture
 from codecell.pool import Pool
+from codecell.quota import Quotas
 from codecell.sessions import Sessions, Turn
 from codecell.settings import Settings
 from codecell.store import Store
@@ -72,7 +73,11 @@ class Runner:
         self._pool = pool
         self._settings = settings
         self.sessions = Sessions(pool, settings, self.observers)
-        self._admission = Admission(concurrent=settings.runs.concurrent, queue=settings.runs.queue)
+        self._admission = Admission(
+            concurrent=settings.runs.concurrent,
+            queue=settings.runs.queue,
+            quotas=Quotas(settings.limits_of, time.monotonic),
+        )
 
     async def execute(self, request: Request, *, watch: Watch | None = None) -> Outcome:
         """Run a program; whatever the program does is a value.
@@ -95,7 +100,10 @@ class Runner:
             self.observers.refused(request.caller, request, error)
             raise
         try:
-            async with self._turn(plan) as turn, self._admission.slot(tale.queued):
+            async with (
+                self._turn(plan) as turn,
+                self._admission.slot(request.caller, tale.queued),
+            ):
                 tale.waits = False
                 return await self._admitted(tale, turn)
         except (BusyError, RequestError) as error:
@@ -128,6 +136,8 @@ class Runner:
             if outcome is None:  # a bug of ours is passing through
                 bug = SandboxError("internal error")
                 outcome = tale.setup_error(bug, time.monotonic() - began)
+            compiling = outcome.compile.usage.cpu_s if outcome.compile else 0.0
+            self._admission.charge(plan.caller, outcome.usage.cpu_s + compiling)
             self.observers.ended(tale.run, outcome)
             log.info(
                 "run", run_id=tale.run_id, caller=plan.caller, language=plan.language,

@@ -27,7 +27,7 @@ from codecell import __version__, session_tools
 from codecell.answers import answer, refusal
 from codecell.callers import LOCAL, Caller, Scope
 from codecell.contract import explain, schema_of
-from codecell.errors import BusyError, RequestError, SandboxError, SessionBusy
+from codecell.errors import BusyError, RateLimited, RequestError, SandboxError, SessionBusy
 from codecell.model import LanguageInfo, Outcome, Request, SessionInfo, Status
 from codecell.observer import Watch
 from codecell.progress import Progress, reporting
@@ -216,6 +216,9 @@ class _Handlers:
             result = fit(from_outcome(await self._runner.execute(request, watch=watch)))
         except RequestError as error:
             return refusal(str(error))
+        except RateLimited as error:
+            wait = max(1, math.ceil(error.retry_after_s))
+            return refusal(f"{error}; nothing was run. Retry after {wait} s.")
         except SessionBusy as error:
             return refusal(f"Busy: {error}; nothing was run. Retry later, or use another session.")
         except BusyError as error:

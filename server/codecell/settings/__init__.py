@@ -20,7 +20,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from codecell.callers import CALLER_NAME
+from codecell.callers import CALLER_NAME, DEFAULT
 from codecell.errors import ConfigurationError
 from codecell.language import Languages
 from codecell.languages import LANGUAGES
@@ -68,6 +68,7 @@ __all__ = [
 ]
 
 ENV_PREFIX, ENV_DELIMITER = "CODECELL_", "__"
+_UNLIMITED = CallerSettings()
 
 
 class Settings(BaseSettings):
@@ -115,6 +116,11 @@ class Settings(BaseSettings):
             if name not in LANGUAGES
         ]
         return Languages([*ours, *new])
+
+    def limits_of(self, caller: str) -> CallerSettings:
+        """Return what a caller may use: its own entry, else the one for all others."""
+        own = self.callers.get(caller)
+        return own if own is not None else self.callers.get(DEFAULT, _UNLIMITED)
 
     @property
     def body_bytes(self) -> int:
