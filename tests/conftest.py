@@ -4,6 +4,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import docker
+import hypothesis
 import pytest
 
 from codecell.app import open_runner
@@ -11,6 +12,10 @@ from codecell.errors import EngineUnavailable
 from codecell.model import Outcome, Request
 from codecell.runner import Runner
 from codecell.settings import Settings, load
+
+# How long one example takes says more of the machine's other work than of ours.
+hypothesis.settings.register_profile("codecell", deadline=None)
+hypothesis.settings.load_profile("codecell")
 
 Execute = Callable[..., Awaitable[Outcome]]
 

@@ -13,7 +13,6 @@ from enum import StrEnum
 TOKEN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"  # noqa: S105  a pattern
 CALLER_NAME = r"^[A-Za-z0-9][A-Za-z0-9._:@|+=/-]{0,127}$"
 OAUTH_PREFIX = "oauth:"
-DEFAULT = "default"  # the entry of `[callers]` for whoever has none of their own
 
 
 class Scope(StrEnum):

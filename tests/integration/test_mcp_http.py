@@ -1,10 +1,12 @@
 """The server over Streamable HTTP and SSE: a subprocess, the SDK's client, real cells."""
 
 import json
+import re
 import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
@@ -13,7 +15,11 @@ import httpx2
 import pytest
 from mcp import Client, MCPError
 from mcp.client.sse import sse_client
+from mcp.client.streamable_http import streamable_http_client
 from mcp.types import INVALID_PARAMS
+
+from codecell.callers import AGENT_SCOPES, Scope
+from codecell.http.tokens import TokenFile
 
 pytestmark = [pytest.mark.docker, pytest.mark.anyio]
 
@@ -196,3 +202,71 @@ def test_the_health_of_a_server_without_an_engine(serve_http: Callable[..., Any]
         answer = http.get("/ready", timeout=30)
     assert answer.status_code == 503
     assert json.loads(answer.text)["missing"] == ["the container engine does not answer"]
+
+
+@pytest.fixture(scope="module")
+def guarded(
+    serve_http: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Any, dict[str, str]]:
+    """A server for callers with tokens; greedy ones may start three runs a minute."""
+    path = tmp_path_factory.mktemp("tokens") / "tokens.json"
+    tokens = TokenFile(path)
+    secrets = {
+        "ann": tokens.add("ann", AGENT_SCOPES),
+        "reader": tokens.add("reader", {Scope.READ}),
+        "limited": tokens.add("limited", AGENT_SCOPES),
+    }
+    return serve_http(
+        "http",
+        **ONE_LANGUAGE,
+        CODECELL_HTTP__TOKENS=str(path),
+        CODECELL_CALLERS='{"limited": {"runs_per_minute": 2}}',
+    ), secrets
+
+
+@asynccontextmanager
+async def shown(url: str, mode: str, token: str) -> AsyncIterator[Client]:
+    headers = {"authorization": f"Bearer {token}"}
+    if url.endswith("/sse"):
+        async with Client(sse_client(url, headers=headers), mode=mode) as connected:
+            yield connected
+        return
+    async with (
+        httpx2.AsyncClient(headers=headers, timeout=60) as http,
+        Client(streamable_http_client(url, http_client=http), mode=mode) as connected,
+    ):
+        yield connected
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+@pytest.mark.parametrize("path", ["mcp", "sse"])
+async def test_a_caller_with_a_token(
+    guarded: tuple[Any, dict[str, str]], path: str, mode: str
+) -> None:
+    server, tokens = guarded
+    async with shown(f"{server.base}/{path}", mode, tokens["ann"]) as client:
+        assert (await run(client, "print(1)"))["stdout"] == "1\n"
+    async with shown(f"{server.base}/{path}", mode, tokens["reader"]) as client:
+        assert not (await client.call_tool("list_languages")).is_error
+        answer = await client.call_tool("execute_code", {"language": "python", "code": "1"})
+        assert answer.is_error
+        assert "lacks the scope 'execute'" in answer.content[0].text
+    with pytest.raises((MCPError, httpx2.HTTPError, ExceptionGroup)):
+        async with shown(f"{server.base}/{path}", mode, tokens["ann"] + "x") as client:
+            await client.list_tools()
+
+
+async def test_a_rate_is_kept_and_says_when_to_return(
+    guarded: tuple[Any, dict[str, str]],
+) -> None:
+    server, tokens = guarded
+    async with shown(f"{server.base}/mcp", "auto", tokens["limited"]) as client:
+        for _ in range(2):
+            assert (await run(client, "print(1)"))["status"] == "success"
+        answer = await client.call_tool("execute_code", {"language": "python", "code": "1"})
+    assert answer.is_error
+    assert re.fullmatch(
+        r"Caller 'limited' has used its 2 runs per minute; nothing was run\. "
+        r"Retry after \d+ s\.",
+        answer.content[0].text,
+    )

@@ -316,6 +316,46 @@ REQUIREMENTS: dict[str, Requirement] = {
         "A runtime that the engine lacks is never replaced by another: nothing runs.",
         "the engine's list of runtimes is read before a cell is made",
     ),
+    # --- http ---
+    "http:addresses": Requirement(
+        "A page in a browser can't call the server: neither from another origin nor by a name that "
+        "was rebound to its address.",
+        "Host and Origin are compared with lists, on every path but the health endpoints",
+    ),
+    "http:open-address": Requirement(
+        "A server that other machines can reach does not start without authentication, without "
+        "TLS (unless `http.plain` says that a proxy ends it) or without names for its Host check.",
+        "checked before anything is opened",
+    ),
+    "http:tokens": Requirement(
+        "Only who shows a valid token is served; whoever reads the token file learns none.",
+        "256 random bits, kept as SHA-256 in a file of mode 0600, compared in constant time",
+    ),
+    "http:oauth": Requirement(
+        "An access token counts only with the issuer's signature, its name, this audience, a "
+        "subject and a time that is not over.",
+        "JWT by a list of asymmetric algorithms, keys from the issuer's JWKS alone",
+    ),
+    "http:scopes": Requirement(
+        "A caller does only what its scopes say.", "checked by each tool and each operator's page"
+    ),
+    "http:sessions-apart": Requirement(
+        "A caller can't use another's MCP session, whatever it knows of it.",
+        "a session belongs to the caller that opened it",
+    ),
+    "http:bounds": Requirement(
+        "Requests take bounded memory, however many and large they are.",
+        "a bound for each body and one for all together, before they are read",
+    ),
+    # --- fairness ---
+    "fair:queue": Requirement(
+        "A caller's single call waits for at most one run to end, however many another has.",
+        "a free place goes to the caller with the fewest runs in flight",
+    ),
+    "fair:quota": Requirement(
+        "A caller uses no more runs and CPU seconds in a minute than it may.",
+        "buckets that refill; CPU from the kernel's counters, debts carried over",
+    ),
 }
 
 

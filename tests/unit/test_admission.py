@@ -175,6 +175,7 @@ class Crowd:
             await settle()
 
 
+@pytest.mark.requirement("fair:queue")
 @pytest.mark.parametrize("concurrent", [1, 2, 4])
 async def test_a_single_call_waits_for_one_run_of_a_greedy_caller(concurrent: int) -> None:
     crowd = Crowd(concurrent, queue=64)

@@ -4,6 +4,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -16,11 +17,12 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from codecell.callers import Caller, Scope, oauth_name
+from codecell.callers import AGENT_SCOPES, Caller, Scope, oauth_name
 from codecell.errors import ConfigurationError
 from codecell.http.app import build_app, caller_of
 from codecell.http.gate import Authenticate, Refusal
 from codecell.http.serve import check
+from codecell.http.tokens import TokenFile
 from codecell.settings import Settings, load
 from codecell.settings.serving import HttpSettings
 
@@ -72,6 +74,7 @@ def http(**values: Any) -> Settings:
     return load(flags={"http": values})
 
 
+@pytest.mark.requirement("http:addresses")
 @pytest.mark.parametrize(
     ("host", "status"),
     [
@@ -107,6 +110,7 @@ async def test_a_listed_host_with_a_port_needs_that_port() -> None:
     }
 
 
+@pytest.mark.requirement("http:addresses")
 @pytest.mark.parametrize(
     ("origin", "status"),
     [
@@ -135,6 +139,7 @@ async def bearer(headers: Headers) -> Caller | Refusal:
             return Refusal(401, "who are you?", {"www-authenticate": "Bearer"})
 
 
+@pytest.mark.requirement("http:sessions-apart")
 async def test_a_call_knows_its_caller() -> None:
     async with client(authenticate=bearer, authorization="Bearer a") as connected:
         begun = await connected.post("/mcp", json=INITIALIZE)
@@ -159,6 +164,7 @@ def said(text: str) -> Any:
     return json.loads(data[-1])["result"]
 
 
+@pytest.mark.requirement("http:tokens")
 async def test_without_a_caller_only_health_answers() -> None:
     async with client(authenticate=bearer) as connected:
         paths = ("/health", "/ready", "/mcp", "/sse", "/messages/", "/metrics", "/nothing")
@@ -166,6 +172,7 @@ async def test_without_a_caller_only_health_answers() -> None:
     assert statuses == dict.fromkeys(paths, 401) | {"/health": 200, "/ready": 200}
 
 
+@pytest.mark.requirement("http:scopes")
 async def test_operator_routes_need_their_scope() -> None:
     async with client(authenticate=bearer) as connected:
         agent = await connected.get("/metrics", headers={"authorization": "Bearer a"})
@@ -174,6 +181,7 @@ async def test_operator_routes_need_their_scope() -> None:
     assert "'operate'" in agent.json()["error"]
 
 
+@pytest.mark.requirement("http:bounds")
 async def test_a_body_past_the_limit() -> None:
     settings = load(
         flags={
@@ -193,17 +201,21 @@ async def _chunks() -> AsyncIterator[bytes]:
         yield b"x" * 1000
 
 
-OPEN = {"host": "0.0.0.0", "hosts": ["a.example"], "tokens": "t", "plain": True}
+OPEN = {"host": "0.0.0.0", "hosts": ["a.example"], "plain": True}
 
 
+@pytest.mark.requirement("http:open-address")
 @pytest.mark.parametrize(
     ("without", "words"),
     [("tokens", "authenticated"), ("plain", "encrypted"), ("hosts", "http.hosts")],
 )
-def test_an_open_address_needs_protection(without: str, words: str) -> None:
-    check(http(**OPEN))
+def test_an_open_address_needs_protection(without: str, words: str, tmp_path: Path) -> None:
+    tokens = TokenFile(tmp_path / "tokens")
+    tokens.add("ann", AGENT_SCOPES)
+    given = {**OPEN, "tokens": tmp_path / "tokens"}
+    check(http(**given))
     with pytest.raises(ConfigurationError, match=words):
-        check(http(**{key: value for key, value in OPEN.items() if key != without}))
+        check(http(**{key: value for key, value in given.items() if key != without}))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost"])
@@ -240,6 +252,7 @@ def test_strange_subjects_are_named_by_their_hash() -> None:
     assert all(len(name) < 128 and name.startswith("oauth:sha256:") for name in names)
 
 
+@pytest.mark.requirement("http:bounds")
 async def test_bodies_share_one_bound() -> None:
     settings = load(
         flags={

@@ -25,6 +25,7 @@ def quotas(clock: Clock, **limits: float) -> Quotas:
     return Quotas(lambda name: given if name == "ann" else CallerSettings(), clock)
 
 
+@pytest.mark.requirement("fair:quota")
 def test_a_minute_has_so_many_runs(clock: Clock) -> None:
     limited = quotas(clock, runs_per_minute=3)
     for _ in range(3):
@@ -60,6 +61,7 @@ def test_a_run_that_never_began_is_given_back(clock: Clock) -> None:
     limited.undo("bob")  # who has no limit has nothing to give back
 
 
+@pytest.mark.requirement("fair:quota")
 def test_cpu_seconds_are_paid_afterwards_and_debts_are_kept(clock: Clock) -> None:
     limited = quotas(clock, cpu_s_per_minute=60)
     limited.begin("ann")

@@ -29,6 +29,10 @@ COMMANDS = {
     "execute": ("codecell.cli.run_commands:execute", "Run a program in a cell."),
     "languages": ("codecell.cli.run_commands:languages", "List the languages as installed."),
     "serve": ("codecell.cli.serve_commands:serve", "Serve MCP on stdio, HTTP or SSE."),
+    "token": (
+        "codecell.cli.token_commands:token",
+        "Add, list and remove the bearer tokens of callers over HTTP.",
+    ),
     "demo": ("codecell.cli.serve_commands:demo", "Show it at work through a real MCP client."),
     "client-config": (
         "codecell.cli.serve_commands:client_config",

@@ -44,11 +44,6 @@ async def everybody_is_local(_: Headers) -> Caller:
     return LOCAL
 
 
-async def nobody(_: Headers) -> Refusal:
-    """Let nobody in."""
-    return Refusal(401, "No token is known here.", {"www-authenticate": "Bearer"})
-
-
 class Gate:
     """Middleware: addresses, the caller, room for the body, then the application."""
 

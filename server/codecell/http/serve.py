@@ -3,12 +3,17 @@
 import socket
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import anyio
 
 from codecell import leaving
 from codecell.errors import ConfigurationError
+from codecell.http.tokens import TokenFile
 from codecell.settings import Settings
+
+if TYPE_CHECKING:
+    from codecell.http.gate import Authenticate
 
 
 def serve(settings: Settings, transport: str, announce: Callable[[str], None]) -> int:
@@ -33,16 +38,18 @@ def check(settings: Settings) -> None:
         ConfigurationError: saying what is missing.
     """
     http = settings.http
+    if http.tokens is not None:
+        TokenFile(http.tokens).tokens()
     for key in ("tls_cert", "tls_key"):
         path = getattr(http, key)
         if path is not None and not path.is_file():
             raise ConfigurationError(f"http.{key}: there is no file {path}")
     if http.loopback:
         return
-    if http.tokens is None:
+    if not authenticated(settings):
         raise ConfigurationError(
             f"http.host {http.host} can be reached from other machines, so callers must be "
-            "authenticated: set http.tokens, or listen on 127.0.0.1"
+            "authenticated: set http.tokens or oauth.issuer, or listen on 127.0.0.1"
         )
     if not http.tls and not http.plain:
         raise ConfigurationError(
@@ -63,8 +70,8 @@ async def _serve(settings: Settings, transport: str, announce: Callable[[str], N
     from codecell.app import open_runner
     from codecell.http.app import MCP_PATH, SSE_PATH, build_app, caller_of
     from codecell.http.connection import protocol
-    from codecell.http.gate import nobody
     from codecell.http.health import Readiness
+    from codecell.http.oauth import metadata_route
     from codecell.tools import build_server
 
     class Server(uvicorn.Server):
@@ -82,7 +89,8 @@ async def _serve(settings: Settings, transport: str, announce: Callable[[str], N
                 settings,
                 transports=_transports(transport, with_sse=http.sse),
                 ready=Readiness(runner, settings),
-                authenticate=nobody if http.tokens else None,
+                authenticate=_bearer(settings),
+                open_routes=[metadata_route(settings.oauth)] if settings.oauth.issuer else [],
             )
             config = uvicorn.Config(
                 app,
@@ -112,6 +120,26 @@ async def _serve(settings: Settings, transport: str, announce: Callable[[str], N
             await server.serve(sockets=[listener])
         watch.cancel_scope.cancel()
     return status
+
+
+def authenticated(settings: Settings) -> bool:
+    """Tell whether callers must say who they are."""
+    return settings.http.tokens is not None or settings.oauth.issuer is not None
+
+
+def _bearer(settings: Settings) -> "Authenticate | None":
+    """Return what names callers; None where everybody on this machine may call."""
+    if not authenticated(settings):
+        return None
+    from codecell.http.bearer import Bearer
+    from codecell.http.oauth import OAuth
+
+    tokens, oauth = settings.http.tokens, settings.oauth
+    return Bearer(
+        TokenFile(tokens) if tokens is not None else None,
+        OAuth(oauth) if oauth.issuer is not None else None,
+        oauth.audience,
+    )
 
 
 def _transports(asked: str, *, with_sse: bool) -> tuple[str, ...]:

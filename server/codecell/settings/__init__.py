@@ -20,7 +20,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from codecell.callers import CALLER_NAME, DEFAULT
+from codecell.callers import CALLER_NAME
 from codecell.errors import ConfigurationError
 from codecell.language import Languages
 from codecell.languages import LANGUAGES
@@ -45,7 +45,7 @@ from codecell.settings.sections import (
     SessionSettings,
     StoreSettings,
 )
-from codecell.settings.serving import CallerSettings, HttpSettings
+from codecell.settings.serving import CallerSettings, HttpSettings, OAuthSettings
 
 __all__ = [
     "DEFAULT",
@@ -57,6 +57,7 @@ __all__ = [
     "LanguageSettings",
     "LimitSettings",
     "LogSettings",
+    "OAuthSettings",
     "Policy",
     "PoolSettings",
     "RunSettings",
@@ -91,7 +92,11 @@ class Settings(BaseSettings):
     store: StoreSettings = StoreSettings()
     engine: EngineSettings = EngineSettings()
     http: HttpSettings = HttpSettings()
+<<<<<<< HEAD
     audit: AuditSettings = AuditSettings()
+=======
+    oauth: OAuthSettings = OAuthSettings()
+>>>>>>> 0aa4c59 (Callers over HTTP: hashed bearer tokens and OAuth access tokens, with scopes)
     log: LogSettings = LogSettings()
     languages: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")], LanguageSettings] = (
         Field(default={}, description="Languages added or changed")

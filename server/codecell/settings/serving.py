@@ -2,7 +2,8 @@
 
 import ipaddress
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import ByteSize, Field, model_validator
 
@@ -30,7 +31,9 @@ class HttpSettings(Section):
     origins: tuple[Origin, ...] = Field(
         (), description="Web origins whose pages may call this server, such as https://example.org"
     )
-    tokens: Path | None = Field(None, description="File of hashed bearer tokens; none: no tokens")
+    tokens: Path | None = Field(
+        None, description="File of hashed bearer tokens (`codecell token add`); none: no tokens"
+    )
     tls_cert: Path | None = Field(None, description="Certificate chain (PEM) for serving TLS")
     tls_key: Path | None = Field(None, description="Its private key (PEM)")
     plain: bool = Field(
@@ -78,6 +81,47 @@ class HttpSettings(Section):
     def tls(self) -> bool:
         """Whether this server ends TLS itself."""
         return self.tls_cert is not None
+
+
+class OAuthSettings(Section):
+    """Access tokens of an OAuth 2.1 issuer (this server is the resource)."""
+
+    issuer: str | None = Field(
+        None, description="Issuer whose access tokens (JWT) are accepted; none: no OAuth"
+    )
+    audience: str | None = Field(
+        None,
+        description="This server's own address, which tokens must be made for, such as "
+        "https://codecell.example.org/mcp",
+    )
+    jwks_url: str | None = Field(None, description="Where the issuer's keys are (JWKS)")
+    algorithms: tuple[
+        Literal[
+            "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"
+        ],
+        ...,
+    ] = Field(("RS256", "ES256", "EdDSA"), description="Signatures that are accepted")
+    scope_prefix: str = Field(
+        "", description="What stands before a scope in its tokens, such as `codecell:`"
+    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.issuer is None:
+            if self.audience is not None or self.jwks_url is not None:
+                raise ValueError("oauth.audience and oauth.jwks_url need oauth.issuer")
+            return self
+        for key in ("audience", "jwks_url"):
+            if getattr(self, key) is None:
+                raise ValueError(f"oauth.issuer needs oauth.{key}")
+        for key in ("issuer", "audience", "jwks_url"):
+            url = urlsplit(getattr(self, key))
+            local = url.hostname in ("localhost", "127.0.0.1", "::1")
+            if url.scheme != "https" and not (url.scheme == "http" and local):
+                raise ValueError(f"oauth.{key} must be an https address")
+        if not self.algorithms:
+            raise ValueError("oauth.algorithms is empty")
+        return self
 
 
 class CallerSettings(Section):
