@@ -17,7 +17,7 @@ help: ## Show this list
 run: setup ## Set everything up, then run programs through MCP
 	@$(BIN)/codecell demo
 
-test: setup $(STAMPS)/dev images ## The same set-up, then every check and every test, real Docker included
+test: setup $(STAMPS)/dev $(STAMPS)/node images ## The same set-up, then every check and every test, real Docker included
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/codecell setup --yes --runtime runsc || test "$$CI" != true
 	$(PYTEST)
@@ -67,6 +67,12 @@ $(STAMPS)/dev: $(STAMPS)/run requirements-dev.lock
 	@$(PIP) install -qq --require-hashes -r requirements-dev.lock
 	@touch $@
 
+# The conformance suite, the Inspector and the TypeScript SDK, for tests/conformance.
+$(STAMPS)/node: $(STAMPS)/dev tests/conformance/package-lock.json
+	@echo "installing the Node tools of tests/conformance"
+	@$(BIN)/python tests/conformance/install.py
+	@touch $@
+
 # A virtual environment that was removed or half made is made again, whatever the stamps say; a
 # whole one that somebody else made is used.
 WHOLE := $(BIN)/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
@@ -102,7 +108,7 @@ clean: ## Remove caches and build results
 	@find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## Remove the virtual environment too
-	@rm -rf $(VENV) $(STAMPS)
+	@rm -rf $(VENV) $(STAMPS) tests/conformance/node_modules
 
 .PHONY: bench bench-quick
 bench: $(STAMPS)/run ## Measure beside the peers (25 minutes); writes benchmarks/results/ and the README

@@ -1,13 +1,18 @@
 """Fixtures shared by every suite: the real engine, a runner over it, and proof of a clean exit."""
 
 import os
+import subprocess
+import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
 
 import docker
 import hypothesis
 import pytest
 
 from codecell.app import open_runner
+from codecell.backends.docker.owners import LABEL_OWNER, Owner
 from codecell.errors import EngineUnavailable
 from codecell.model import Outcome, Request
 from codecell.runner import Runner
@@ -59,3 +64,84 @@ async def execute(runner: Runner) -> Execute:
         return await runner.execute(Request(language=language, code=code, **fields))  # type: ignore[arg-type]
 
     return run
+
+
+class HttpServer:
+    """`codecell serve` over HTTP as a process of its own; `url` is what it said it serves."""
+
+    def __init__(self, transport: str, *arguments: str, **environment: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "codecell", "serve", "--transport", transport, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "CODECELL_HTTP__PORT": "0", **environment},
+        )
+        self.lines: list[str] = []
+        self.url = self._announced()
+        self.base = self.url.rpartition("/")[0]
+
+    def _announced(self) -> str:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line)
+            if "serving MCP on" in line:
+                self._reader = threading.Thread(target=self._drain, daemon=True)
+                self._reader.start()
+                return line.split()[-1]
+        pytest.fail("the server did not start: " + "".join(self.lines))
+
+    def _drain(self) -> None:
+        assert self.process.stderr is not None
+        with suppress(ValueError):
+            self.lines.extend(self.process.stderr)
+
+    def cells(self, engine: docker.APIClient) -> list[str]:
+        """Return the containers that belong to this process."""
+        found = engine.containers(all=True, filters={"label": LABEL_OWNER})
+        named = [item for item in found if item["Names"]]
+        owners = [(item["Id"], Owner.parse(item["Labels"][LABEL_OWNER])) for item in named]
+        return [id_ for id_, owner in owners if owner and owner.pid == self.process.pid]
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._reader.join(5)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
+
+ServeHttp = Callable[..., HttpServer]
+
+
+@pytest.fixture(scope="module")
+def serve_http(engine: docker.APIClient) -> Iterator[ServeHttp]:
+    """Start servers over HTTP; they end with the module at the latest."""
+    del engine
+    begun: list[HttpServer] = []
+
+    def start(transport: str = "http", *arguments: str, **environment: str) -> HttpServer:
+        begun.append(HttpServer(transport, *arguments, **environment))
+        return begun[-1]
+
+    yield start
+    for server in begun:
+        server.close()
+
+
+@pytest.fixture
+def run_cli() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run `codecell` with these arguments to its end."""
+
+    def start(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "codecell", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env={**os.environ, **environment},
+        )
+
+    return start

@@ -92,11 +92,8 @@ class Settings(BaseSettings):
     store: StoreSettings = StoreSettings()
     engine: EngineSettings = EngineSettings()
     http: HttpSettings = HttpSettings()
-<<<<<<< HEAD
     audit: AuditSettings = AuditSettings()
-=======
     oauth: OAuthSettings = OAuthSettings()
->>>>>>> 0aa4c59 (Callers over HTTP: hashed bearer tokens and OAuth access tokens, with scopes)
     log: LogSettings = LogSettings()
     languages: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")], LanguageSettings] = (
         Field(default={}, description="Languages added or changed")
