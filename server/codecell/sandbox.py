@@ -81,11 +81,10 @@ class Backend(Protocol):
         """
 
     async def describe(self, spec: CellSpec) -> dict[str, Any]:
-        """Return what the engine would be asked to make for a cell, and make nothing.
+        """Return what `create` would ask the engine for, and make nothing; raises as it does."""
 
-        Raises:
-            SandboxError: as `create` does.
-        """
+    async def surroundings(self) -> dict[str, str]:
+        """Name what decides, beside a cell's description, how it is confined: versions, kernel."""
 
     async def images(self) -> dict[str, Image]:
         """Return the built images of ours by language."""

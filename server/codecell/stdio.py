@@ -69,6 +69,7 @@ async def _serve(settings: Settings, wire: Wire) -> int:
     # Here and not above: what these print when they are imported must not reach the wire. The SDK
     # first: cells that start meanwhile would delay the answer to `initialize` by half a second.
     from codecell.app import open_runner
+    from codecell.attack.gate import UNSAFE, guarding
     from codecell.tools import build_server
 
     status = 0
@@ -82,7 +83,8 @@ async def _serve(settings: Settings, wire: Wire) -> int:
                 scope.cancel()
 
             watch.start_soon(leaving.on_signal, leave)
-            async with open_runner(settings) as runner:
+            gates = guarding(settings, watch, lambda: leave(UNSAFE))
+            async with open_runner(settings, observers=gates) as runner:
                 server = build_server(runner, settings)
                 async with _streams(wire) as (incoming, outgoing):
                     await server.run(incoming, outgoing, server.create_initialization_options())

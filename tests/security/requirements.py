@@ -220,6 +220,15 @@ REQUIREMENTS: dict[str, Requirement] = {
         "A cell made under one policy never serves another.",
         "the policy's walls are the pool's key",
     ),
+    # --- proving it on the operator's own machine ---
+    "attack:can-fail": Requirement(
+        "`codecell doctor --attack` names a wall that is missing, and its exit status says so.",
+        "probes in a real cell; each is tried against a cell that was weakened on purpose",
+    ),
+    "attack:start": Requirement(
+        "`codecell serve` runs nothing and leaves when a critical wall is missing.",
+        "no run is admitted before the critical probes have held (`security.attack_check`)",
+    ),
     # --- the audit log ---
     "audit:complete": Requirement(
         "Every request, refusal, cell and session event leaves a line, with the verdict and the "

@@ -363,6 +363,10 @@ class FakeBackend:
         """Return the kind of cell itself: there is no engine to be told."""
         return asdict(spec)
 
+    async def surroundings(self) -> dict[str, str]:
+        """Return what never changes."""
+        return {"version": "fake"}
+
     async def images(self) -> dict[str, Image]:
         """Return what the test said."""
         return self._images

@@ -101,10 +101,24 @@ def _consent(question: str, *, yes: bool) -> None:
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
+@click.option("--attack", is_flag=True, help="Try every wall from inside real cells instead.")
+@click.option(
+    "--language", "-l", metavar="NAME", help="Whose cells --attack tries; by default Python's."
+)
 @click.pass_obj
-def doctor(invocation: Invocation, as_json: bool) -> int:
-    """Say what is there, what is missing and what to do; status 1 when it cannot work so."""
+def doctor(invocation: Invocation, as_json: bool, attack: bool, language: str | None) -> int:
+    """Say what is there, what is missing and what to do; status 1 when it cannot work so.
+
+    With --attack, harmless probes try the walls in real cells; status 1 when one is missing.
+    """
     from codecell.doctor import State, healthy
+
+    if attack:
+        from codecell.cli.attack_command import attack as attack_
+
+        return attack_(invocation.settings(), language or "python", as_json=as_json)
+    if language is not None:
+        raise click.UsageError("--language goes with --attack")
 
     checks = _examine(invocation.settings())
     if as_json:

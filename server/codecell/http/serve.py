@@ -68,6 +68,7 @@ async def _serve(settings: Settings, transport: str, announce: Callable[[str], N
     import uvicorn
 
     from codecell.app import open_runner
+    from codecell.attack.gate import UNSAFE, guarding
     from codecell.http.app import MCP_PATH, SSE_PATH, build_app, caller_of
     from codecell.http.connection import protocol
     from codecell.http.health import Readiness
@@ -82,8 +83,17 @@ async def _serve(settings: Settings, transport: str, announce: Callable[[str], N
     http = settings.http
     listener = _listen(http.host, http.port)
     status = 0
+    server: Server | None = None
+
+    def leave(with_status: int) -> None:
+        nonlocal status
+        status = with_status
+        if server is not None:
+            server.should_exit = True
+
     async with anyio.create_task_group() as watch:
-        async with open_runner(settings) as runner:
+        gates = guarding(settings, watch, lambda: leave(UNSAFE))
+        async with open_runner(settings, observers=gates) as runner:
             app = build_app(
                 build_server(runner, settings, caller_of),
                 settings,
@@ -108,12 +118,7 @@ async def _serve(settings: Settings, transport: str, announce: Callable[[str], N
                 limit_concurrency=http.connections,
             )
             server = Server(config)
-
-            def leave(with_status: int) -> None:
-                nonlocal status
-                status = with_status
-                server.should_exit = True
-
+            server.should_exit = status != 0
             watch.start_soon(leaving.on_signal, leave)
             path = SSE_PATH if transport == "sse" else MCP_PATH
             announce(f"{'https' if http.tls else 'http'}://{_address(listener)}{path}")

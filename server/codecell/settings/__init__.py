@@ -42,6 +42,7 @@ from codecell.settings.sections import (
     PoolSettings,
     RunSettings,
     Section,
+    SecuritySettings,
     SessionSettings,
     StoreSettings,
 )
@@ -61,6 +62,7 @@ __all__ = [
     "Policy",
     "PoolSettings",
     "RunSettings",
+    "SecuritySettings",
     "SessionSettings",
     "Settings",
     "StoreSettings",
@@ -92,6 +94,7 @@ class Settings(BaseSettings):
     store: StoreSettings = StoreSettings()
     engine: EngineSettings = EngineSettings()
     http: HttpSettings = HttpSettings()
+    security: SecuritySettings = SecuritySettings()
     audit: AuditSettings = AuditSettings()
     oauth: OAuthSettings = OAuthSettings()
     log: LogSettings = LogSettings()

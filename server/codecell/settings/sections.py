@@ -222,6 +222,16 @@ class EngineSettings(Section):
     timeout_s: Seconds = Field(30.0, description="Deadline of every call to the engine, in seconds")
 
 
+class SecuritySettings(Section):
+    """What is demanded before anything runs."""
+
+    attack_check: Literal["on", "off"] = Field(
+        "on",
+        description="Whether `serve` tries the critical walls before it runs anything, and leaves "
+        "when one is missing",
+    )
+
+
 class LogSettings(Section):
     """Log lines go to stderr as JSON."""
 

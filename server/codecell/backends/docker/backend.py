@@ -119,6 +119,11 @@ class DockerBackend:
         result: dict[str, Any] = await self._in_thread(self._describe, spec)
         return result
 
+    async def surroundings(self) -> dict[str, str]:
+        """Name engine, kernel, runtime and what the engine says of its security."""
+        result: dict[str, str] = await self._in_thread(self._surroundings)
+        return result
+
     async def images(self) -> dict[str, Image]:
         """List our images."""
         prefix = self._settings.engine.image_prefix
@@ -237,6 +242,13 @@ class DockerBackend:
                         f"run `codecell images build {spec.language}`"
                     )
                 raise ImageMissing(advice) from error
+
+    def _surroundings(self) -> dict[str, str]:
+        with engine_errors("asking the engine about itself"):
+            info = self._api().info()
+        keys = ("ID", "ServerVersion", "KernelVersion", "DefaultRuntime", "Runtimes",
+                "SecurityOptions", "RuncCommit", "CgroupVersion")  # fmt: skip
+        return {key: str(info.get(key)) for key in keys}
 
     def _describe(self, spec: CellSpec) -> dict[str, Any]:
         api = self._api()
