@@ -110,7 +110,7 @@ def told(body: Body) -> None:
     body["Env"].append(f"X={os.environ.get(SECRET, '')}")
     body["Hostname"] = socket.gethostname()
     host(body)["CgroupnsMode"] = "host"
-    host(body)["Ulimits"] = [{"Name": "nofile", "Soft": 1 << 20, "Hard": 1 << 20}]
+    host(body)["Ulimits"] = []
 
 
 WEAKENED: list[tuple[Weaken, set[str]]] = [
@@ -127,8 +127,7 @@ WEAKENED: list[tuple[Weaken, set[str]]] = [
     (masks, {"fs.masked"}),
     (scratch, {"fs.mount-options"}),
     (host_folder, {"fs.engine-socket", "fs.host-mounts", "fs.server-files"}),
-    (told, {"server.environment", "host.name", "host.container-id", "res.core-dumps",
-            "res.open-files"}),
+    (told, {"server.environment", "host.name", "host.container-id", "res.core-dumps"}),
 ]  # fmt: skip
 
 
@@ -237,6 +236,7 @@ async def test_walls_that_held_are_remembered_for_this_engine_and_this_kind_of_c
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.requirement("attack:can-fail")
 def test_the_catalogue_and_the_probes_are_the_same() -> None:
     from codecell.incell import attack
 
