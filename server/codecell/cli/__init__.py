@@ -27,6 +27,7 @@ CLOSED_OUTPUT = 141  # as a shell reports a program that SIGPIPE ended
 # name -> (module:attribute, one line for --help, so that --help imports no command)
 COMMANDS = {
     "execute": ("codecell.cli.run_commands:execute", "Run a program in a cell."),
+    "repl": ("codecell.cli.repl_commands:repl", "Talk with an interpreter in a cell."),
     "languages": ("codecell.cli.run_commands:languages", "List the languages as installed."),
     "serve": ("codecell.cli.serve_commands:serve", "Serve MCP on stdio, HTTP or SSE."),
     "token": (

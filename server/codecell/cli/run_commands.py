@@ -10,7 +10,7 @@ import re
 import signal
 import sys
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import anyio
 import click
@@ -24,7 +24,14 @@ from codecell.languages import LANGUAGES
 from codecell.model import LanguageInfo, Outcome, Request, Status
 from codecell.settings import Settings
 
+if TYPE_CHECKING:
+    from codecell.wire import ExecuteCodeOutput
+
 OURS = 125
+NO_SERVER = (
+    "sessions live in a running server: start one with `codecell serve --transport http` and name "
+    "it with --url, or use `codecell repl`"
+)
 _FIXED_STATUS = {
     Status.SUCCESS: 0,
     Status.TIMEOUT: 124,
@@ -58,7 +65,12 @@ class Refused(click.ClickException):
 @click.option(
     "--env", "-e", "env", multiple=True, metavar="NAME=VALUE", help="Add a variable; repeatable."
 )
-@click.option("--session-id", help="Run in a session; needs a running server.")
+@click.option("--url", help="Run on a server, such as http://127.0.0.1:8000.")
+@click.option(
+    "--token-file", type=click.Path(path_type=Path, dir_okay=False),
+    help="File with the token for that server; by default CODECELL_TOKEN.",
+)  # fmt: skip
+@click.option("--session-id", help="Run in a session of that server; `new` opens one.")
 @click.option(
     "--output-format", type=click.Choice(["text", "json"]), default="text", show_default=True
 )
@@ -72,6 +84,8 @@ def execute(
     input_: str,
     timeout: float | None,
     env: tuple[str, ...],
+    url: str | None,
+    token_file: Path | None,
     session_id: str | None,
     output_format: str,
     verbose: bool,
@@ -80,8 +94,8 @@ def execute(
 
     CODE is the program's text (Python unless --language says otherwise); - reads it from stdin.
     """
-    if session_id is not None:
-        raise Refused("sessions live in a running server: start one with `codecell serve`")
+    if session_id is not None and url is None:
+        raise Refused(NO_SERVER)
     settings = invocation.settings()
     code, guess, args = _program(words, file, settings.table)
     _configure_log(settings, verbose=verbose)
@@ -92,13 +106,36 @@ def execute(
         args=args,
         env=tuple(_variable(item) for item in env),
         timeout_s=timeout,
+        session_id=session_id,
     )
+    if url is not None:
+        return _run_there(url, token_file, request, output_format, verbose=verbose)
     outcome = _run(settings, request)
     if output_format == "json":
-        _show_json(outcome)
+        from codecell.wire import from_outcome
+
+        _show_json(from_outcome(outcome))
     else:
         _show_text(outcome, verbose=verbose)
     return exit_status(outcome)
+
+
+def _run_there(
+    url: str, token_file: Path | None, request: Request, output_format: str, *, verbose: bool
+) -> int:
+    """Run one request on a server and show what came of it."""
+    from codecell.cli import remote
+    from codecell.cli.shown import show
+
+    try:
+        result = anyio.run(remote.run, url, remote.token_of(token_file), request)
+    except remote.ServerRefused as error:
+        raise Refused(str(error)) from error
+    if output_format == "json":
+        _show_json(result)
+    else:
+        show(result, verbose=verbose)
+    return exit_status(result)
 
 
 def _configure_log(settings: Settings, *, verbose: bool) -> None:
@@ -199,7 +236,7 @@ async def _execute(settings: Settings, request: Request) -> Outcome | str:
             return str(error)
 
 
-def exit_status(outcome: Outcome) -> int:
+def exit_status(outcome: "Outcome | ExecuteCodeOutput") -> int:
     """Return the exit status that tells a run's outcome, as `timeout` and `docker run` do."""
     fixed = _FIXED_STATUS.get(outcome.status)
     if fixed is not None:
@@ -217,11 +254,9 @@ def _signal_number(name: str) -> int:
         return int(digits) if digits.isdigit() else 0
 
 
-def _show_json(outcome: Outcome) -> None:
-    from codecell.wire import from_outcome
-
+def _show_json(result: "ExecuteCodeOutput") -> None:
     # Escaped on a terminal, where a program's control and bidi characters could do harm.
-    values = from_outcome(outcome).model_dump(mode="json")
+    values = result.model_dump(mode="json")
     _write(sys.stdout, json.dumps(values, indent=2, ensure_ascii=sys.stdout.isatty()) + "\n")
 
 

@@ -251,7 +251,10 @@ class Agent:
             facts["failure"] = self.session.failure()
         facts["failure"] = self.tree.failure or facts["failure"]
         if run.session:
-            facts["session"] = self.session.facts(self.counters.held_bytes())
+            held = self.counters.held_bytes()
+            facts["session"] = self.session.facts(held)
+            # The kernel keeps one peak for the cell's life: a step below it held at least this.
+            facts["peak_memory_bytes"] = facts["peak_memory_bytes"] or held
         if changes := self.look(run):
             self.changes = run, changes
             facts["files"] = len(changes)

@@ -1,0 +1,42 @@
+"""A result on a terminal: output as the program wrote it, then what the server has to say."""
+
+import sys
+from typing import IO
+
+import click
+
+from codecell.model import Status
+from codecell.render import facts, harmless
+from codecell.wire import ExecuteCodeOutput
+
+
+def show(result: ExecuteCodeOutput, *, verbose: bool = False) -> None:
+    """Write a result's streams to ours, and a sentence where there is something to say."""
+    if result.compile is not None:
+        write(sys.stderr, result.compile.output)
+    write(sys.stdout, result.stdout)
+    write(sys.stderr, result.stderr)
+    if verbose:
+        say("\n".join(facts(result)))
+        return
+    if result.status is not Status.SUCCESS:
+        say(f"{result.status.value}: {harmless(result.error_message or 'no more is known')}")
+    if result.session is not None and result.session.reason is not None:
+        say(f"session {result.session.id}: {harmless(result.session.reason)}")
+    for name in ("stdout", "stderr"):
+        if getattr(result, f"{name}_truncated"):
+            kept, total = len(getattr(result, name)), getattr(result, f"{name}_bytes")
+            say(f"{name} is cut: {kept} characters of {total} bytes")
+
+
+def write(stream: IO[str], text: str) -> None:
+    """Write text as it is, UTF-8 whatever the locale; harmless to a terminal."""
+    stream.flush()
+    shown = harmless(text) if stream.isatty() else text
+    stream.buffer.write(shown.encode())  # type: ignore[attr-defined]  # IO[str] hides the buffer
+    stream.flush()
+
+
+def say(text: str) -> None:
+    """Say something of ours on stderr."""
+    click.echo("\n".join(f"codecell: {line}" for line in text.splitlines()), err=True)
