@@ -299,6 +299,21 @@ REQUIREMENTS: dict[str, Requirement] = {
         "`kill -9` of the server leaves no process and no container behind within 5 seconds.",
         "the agent ends at the end of its stream; `AutoRemove`",
     ),
+    # --- every door, one case each ---
+    "seccomp:every-door": Requirement(
+        "Every system call and kind of socket that is not allowed is refused by the filter, whatever "
+        "its number.",
+        "seccomp: an allow-list for the native architecture",
+    ),
+    "fs:every-path": Requirement(
+        "No file of the kernel's or the host's in /proc, /sys, /dev, /etc and /run can be written, "
+        "and those that tell of the host or the agent show nothing.",
+        "`MaskedPaths`, `ReadonlyPaths`, `ReadonlyRootfs`, no devices, `PR_SET_DUMPABLE` 0",
+    ),
+    "priv:nothing-more": Requirement(
+        "No device, link, identity, priority or limit gives a program more than its cell has.",
+        "no capabilities, hard ulimits, mount options, seccomp",
+    ),
     # --- gVisor (`engine.runtime = "runsc"`) ---
     "gvisor:kernel": Requirement(
         "Under gVisor a program's system calls end in gVisor's kernel, and its result says so.",

@@ -73,6 +73,7 @@ class Agent:
         os.dup2(null, 0)
         os.dup2(null, 1)
         os.close(null)
+        _outlive()
         set_dumpable(dumpable=False)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         self.wake_r, self.wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -435,6 +436,19 @@ class Agent:
             while self.channel.room and self.pump(run, fd):
                 pass
         return self.channel.room
+
+
+def _outlive() -> None:
+    """Be the last to die for want of memory.
+
+    A program may lower its own score as far as the engine left it room (to 0, with runc 1.1), and
+    would then outlive an agent that still has the engine's.
+    """
+    try:
+        with open("/proc/self/oom_score_adj", "w") as score:
+            score.write("0")
+    except OSError:
+        pass  # the engine left no room: none for the program either
 
 
 def kill_all() -> None:
