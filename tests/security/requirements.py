@@ -299,10 +299,14 @@ REQUIREMENTS: dict[str, Requirement] = {
         "`kill -9` of the server leaves no process and no container behind within 5 seconds.",
         "the agent ends at the end of its stream; `AutoRemove`",
     ),
+    "out:parsers": Requirement(
+        "The parsers on both ends of the protocol take any stream of bytes, however it is cut.",
+        "bounded frames, known types, one kind of error; fuzzed, with a kept corpus",
+    ),
     # --- every door, one case each ---
     "seccomp:every-door": Requirement(
-        "Every system call and kind of socket that is not allowed is refused by the filter, whatever "
-        "its number.",
+        "Every system call and kind of socket that is not allowed is refused by the filter, "
+        "whatever its number.",
         "seccomp: an allow-list for the native architecture",
     ),
     "fs:every-path": Requirement(
