@@ -115,6 +115,11 @@ bench: $(STAMPS)/run ## Measure beside the peers (25 minutes); writes benchmarks
 	@$(BIN)/codecell setup --yes >&2
 	@$(BIN)/python -m benchmarks
 
+.PHONY: load
+load: $(STAMPS)/run ## 200 HTTP clients for a minute: lost or crossed results, leaks
+	@$(BIN)/codecell setup --yes >&2
+	@$(BIN)/python -m benchmarks.load --clients 200 --seconds 60
+
 bench-quick: $(STAMPS)/run ## The ratios alone as JSON, in less than a minute
 	@$(BIN)/codecell setup --yes >&2
 	@$(BIN)/python -m benchmarks --quick

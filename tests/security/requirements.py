@@ -375,7 +375,20 @@ REQUIREMENTS: dict[str, Requirement] = {
         "Requests take bounded memory, however many and large they are.",
         "a bound for each body and one for all together, before they are read",
     ),
+    "http:garbage": Requirement(
+        "Bytes, headers and messages that are wrong in any way are refused, and nobody else "
+        "notices.",
+        "a strict parser, one connection for each client, no state before a caller is known",
+    ),
+    "http:slow": Requirement(
+        "Who sends too slowly, does not read, or holds connections open is cut.",
+        "one deadline for a whole request, one for an unread answer, a bound on connections",
+    ),
     # --- fairness ---
+    "load:own-result": Requirement(
+        "Under load every caller gets its own result and no other, and nothing is left behind.",
+        "each run a cell, a stream and an answer of its own; checked with nonces",
+    ),
     "fair:queue": Requirement(
         "A caller's single call waits for at most one run to end, however many another has.",
         "a free place goes to the caller with the fewest runs in flight",
