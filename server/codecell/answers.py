@@ -1,6 +1,8 @@
 """The two shapes of an answer to a tool call: a refusal in words, or a result with its text."""
 
-from mcp.types import CallToolResult, TextContent
+from collections.abc import Sequence
+
+from mcp.types import CallToolResult, ImageContent, TextContent
 from pydantic import BaseModel
 
 
@@ -9,10 +11,12 @@ def refusal(text: str) -> CallToolResult:
     return CallToolResult(content=[TextContent(type="text", text=text)], is_error=True)
 
 
-def answer(result: BaseModel, text: str, *, failed: bool = False) -> CallToolResult:
-    """Give a result as structured content and the same as text."""
+def answer(
+    result: BaseModel, text: str, images: Sequence[ImageContent] = (), *, failed: bool = False
+) -> CallToolResult:
+    """Give a result as structured content and the same as text, with its images."""
     return CallToolResult(
-        content=[TextContent(type="text", text=text)],
+        content=[TextContent(type="text", text=text), *images],
         structured_content=result.model_dump(mode="json"),
         is_error=failed,
     )

@@ -44,6 +44,7 @@ class Kind(IntEnum):
     CONTENT = 81
     SEALED = 82
     COLLECTED = 83
+    VALUES = 100
 
 
 _FROM_AGENT = {kind.value: kind for kind in Kind if kind > 64}

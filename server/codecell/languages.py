@@ -102,6 +102,19 @@ _WARM = (
         version=("/bin/bash", "--version"),
         preinstalled=("coreutils", "grep", "sed", "awk", "findutils"),
     ),
+    Language(
+        id="python-science",
+        title="Python with the scientific stack",
+        aliases=("science", "datascience"),
+        file_name="main.py",
+        launch=Launch.FORK,
+        start_variables=("PYTHON", "LANG", "LC_", "LD_", "TZ"),
+        run=("/usr/bin/python3", "{main}"),
+        version=("/usr/bin/python3", "--version"),
+        memory_bytes=512 * 1024 * 1024,
+        cpus=1.0,
+        notes="numpy, pandas and matplotlib are loaded ahead of time. Figures come back as images.",
+    ),
 )
 
 LANGUAGES = Languages((*_WARM, *COMPILED, *INTERPRETED))

@@ -5,6 +5,7 @@ stream nobody reads blocks kill, wait and inspect of that container (SECURITY-FA
 """
 
 import math
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,8 +26,19 @@ from codecell.frames import (
     encode_file,
     encode_json,
 )
-from codecell.model import CellSpec, Ending, Facts, File, Keep, Kept, RunLimits, Step, Usage
-from codecell.output import UTF8_MAX
+from codecell.model import (
+    CellSpec,
+    Ending,
+    Facts,
+    File,
+    Keep,
+    Kept,
+    Launch,
+    RunLimits,
+    Step,
+    Usage,
+)
+from codecell.output import UTF8_MAX, shares
 from codecell.sandbox import Cell
 
 BOOT_S = 30.0  # a cell that takes longer to come up is a dud
@@ -35,6 +47,8 @@ GRACE_S = 2.0  # past a deadline the agent has this long before its cell is give
 CANCEL_S = 1.0
 NEVER_BEGAN = "the program could not be started: "
 TYPICAL_BYTES = 16 * 1024 * 1024  # of a waiting cell whose kernel does not tell
+
+_DIGEST = re.compile(r"(?:[0-9a-f]{64})?")
 
 log = structlog.get_logger(__name__)
 
@@ -50,9 +64,9 @@ class _StreamEnded(CellLost):
 class _Run:
     """The run in flight on a link."""
 
-    def __init__(self, number: int, keep: int, on_output: OnOutput) -> None:
+    def __init__(self, number: int, keep: int, values: int, on_output: OnOutput) -> None:
         self.number = number
-        self.left = {Kind.STDOUT: keep, Kind.STDERR: keep}
+        self.left = {Kind.STDOUT: keep, Kind.STDERR: keep, Kind.VALUES: values}
         self.on_output = on_output
         self.done = anyio.Event()
         self.facts: Facts | None = None
@@ -189,12 +203,17 @@ class Link:
         self.wiping = again
         if again:
             self._ready = anyio.Event()
-        keep = limits.output_chars * UTF8_MAX
-        run = self._run = _Run(self.runs, keep, on_output)
+        program = step.kind == "run"
+        keep, tail = shares(limits) if program else (limits.output_chars * UTF8_MAX, 0)
+        shows = program and step.launch is Launch.FORK
+        values = limits.values_bytes if shows else 0
+        run = self._run = _Run(self.runs, keep + tail, values, on_output)
         header = {
             "mode": step.launch,
             "timeout_s": step.timeout_s,
             "keep": keep,
+            "tail": tail,
+            "values": values,
             "kill_bytes": limits.output_kill_bytes,
             "again": again,
             "compiles": step.kind == "compile",
@@ -299,7 +318,9 @@ class Link:
     def _take(self, frame: Frame) -> None:
         run = self._run
         match frame.kind:
-            case Kind.STDOUT | Kind.STDERR if run is not None and frame.run == run.number:
+            case Kind.STDOUT | Kind.STDERR | Kind.VALUES if (
+                run is not None and frame.run == run.number
+            ):
                 run.left[frame.kind] -= len(frame.payload)
                 if run.left[frame.kind] < 0:
                     raise ProtocolError("a cell sent more output than it was asked to keep")
@@ -364,6 +385,8 @@ def facts_from(value: dict[str, Any]) -> Facts:
             files_changed=_whole(value.get("files", 0), 2**31),
             kept=_kept(value.get("session")),
             failure=failure,
+            stdout_sha256=_digest(value["stdout_sha256"]),
+            stderr_sha256=_digest(value["stderr_sha256"]),
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ProtocolError(f"a cell's report is malformed: {error}") from error
@@ -394,6 +417,12 @@ def _words(value: object, most: int) -> str:
 def _whole(value: object, most: int) -> int:
     if type(value) is not int or not 0 <= value <= most:
         raise ValueError(f"not a whole number up to {most}")
+    return value
+
+
+def _digest(value: object) -> str:
+    if not isinstance(value, str) or not _DIGEST.fullmatch(value):
+        raise ValueError("not a digest")
     return value
 
 

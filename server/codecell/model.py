@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 
 class Status(StrEnum):
@@ -82,8 +82,11 @@ class RunLimits:
     """What the agent and the server enforce on one run."""
 
     timeout_s: float
-    output_chars: int  # kept per stream
+    output_chars: int  # shown per stream
     output_kill_bytes: int  # both streams together; past it the run is ended
+    total_chars: int = 2**31  # shown of all streams together
+    stream_bytes: int = 0  # kept of one stream, shown or not
+    values_bytes: int = 0  # of what a program shows beside its output; 0 takes none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +173,7 @@ class Request:
     files: tuple[Input, ...] = ()
     entrypoint: str | None = None
     timeout_s: float | None = None
+    max_output_tokens: int | None = None  # shown of the output, at four characters each
     caller: str = "local"
     session_id: str | None = None
 
@@ -243,6 +247,8 @@ class Facts:
     files_changed: int = 0
     kept: Kept | None = None  # of a step in a session
     failure: str = ""  # why such a step never began
+    stdout_sha256: str = ""  # where the server did not get all of it
+    stderr_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,13 +278,81 @@ class Isolation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Stream:
+    """One output stream as the server has it.
+
+    Attributes:
+        head: its first bytes; all of it where there is no `gap`.
+        tail: its last bytes.
+        total: bytes written in all.
+        sha256: hex digest of all that was written; None where that can't be known.
+    """
+
+    head: bytes = b""
+    tail: bytes = b""
+    total: int = 0
+    sha256: str | None = None
+
+    @property
+    def gap(self) -> int:
+        """Count the bytes between `head` and `tail`."""
+        return self.total - len(self.head) - len(self.tail)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Captured:
-    """One output stream as kept."""
+    """One output stream as shown.
+
+    Attributes:
+        text: the whole, or beginning, a line on what is left out, and end.
+        elided_bytes: how much that is.
+        uri: where the stream can be read from its beginning, where it is not shown whole.
+        stored_bytes: how much of it lies there.
+    """
 
     text: str = ""
     total_bytes: int = 0
     truncated: bool = False
     repaired: bool = False  # bytes that were not UTF-8 were replaced
+    elided_bytes: int = 0
+    sha256: str | None = None
+    uri: str | None = None
+    stored_bytes: int = 0
+    stream: Stream | None = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """One form of a value: a picture, or text of a type.
+
+    Attributes:
+        width, height: of a picture, in pixels; else 0.
+        uri: where it can be read, where the result itself has no room for it.
+    """
+
+    mime: str
+    data: bytes = field(repr=False)
+    width: int = 0
+    height: int = 0
+    uri: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Value:
+    """Something a program showed beside its output.
+
+    Attributes:
+        text: as the language writes it; `cut` where that is not all.
+        json: as JSON, in a tuple of one; empty where it is not JSON.
+        forms: pictures and other text.
+        notes: what is left out, and why.
+    """
+
+    text: str = ""
+    cut: bool = False
+    json: tuple[Any, ...] = ()
+    forms: tuple[Form, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -433,6 +507,8 @@ class Outcome:
     compile: CompileReport | None = None
     files: FileReport = FileReport()
     session: SessionReport | None = None
+    result: Value | None = None  # of the last expression
+    displays: tuple[Value, ...] = ()  # in the order in which they came
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

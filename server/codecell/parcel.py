@@ -5,9 +5,10 @@ from importlib import resources
 
 # Each after those that it imports; `modules` before everything else, as it says why.
 PARTS = (
-    "modules", "compact", "libc", "counters", "channel", "program", "child", "run", "session",
-    "wipe", "files", "agent",
+    "modules", "lazy", "compact", "libc", "counters", "channel", "output", "program", "child",
+    "run", "session", "wipe", "files", "agent",
 )  # fmt: skip
+LAZY = ("values", "figures")  # made where a program wants them
 
 
 @cache
@@ -24,6 +25,8 @@ def boot() -> str:
 @cache
 def parcel() -> bytes:
     """Return what goes first over the stream: u32 length, then names and sources between NULs."""
-    words = [word for part in PARTS for word in (f"codecell.incell.{part}", source(f"{part}.py"))]
+    names = {part: f"codecell.incell.{part}" for part in PARTS}
+    names |= {part: f"~codecell.incell.{part}" for part in LAZY}
+    words = [word for part, name in names.items() for word in (name, source(f"{part}.py"))]
     body = "\0".join(words).encode()
     return len(body).to_bytes(4, "big") + body

@@ -25,6 +25,7 @@ from codecell.settings import DEFAULT, LimitSettings, Policy, Settings
 MAX_ARGS, MAX_ENV = 256, 128
 MAX_ARGS_BYTES = MAX_ENV_BYTES = 64 * 1024
 SESSION_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+CHARS_PER_TOKEN = 4  # near enough for English text and code
 
 
 def plan(request: Request, settings: Settings) -> Plan:
@@ -48,7 +49,7 @@ def plan(request: Request, settings: Settings) -> Plan:
         if not rules.sessions:
             raise RequestError("sessions are not allowed for this caller: leave session_id out")
         _check_session_step(language, request)
-    limits = run_limits(request.timeout_s, rules.limits)
+    limits = run_limits(request.timeout_s, rules.limits, request.max_output_tokens)
     words, program = _program(request, language, settings, rules)
     return Plan(
         language=language.id,
@@ -318,7 +319,9 @@ def lowered(language: Language, limits: LimitSettings) -> tuple[str, ...]:
     )
 
 
-def run_limits(timeout_s: float | None, limits: LimitSettings) -> RunLimits:
+def run_limits(
+    timeout_s: float | None, limits: LimitSettings, max_output_tokens: int | None = None
+) -> RunLimits:
     """Return a run's limits; a timeout past its ceiling is refused, never silently lowered."""
     wanted = limits.timeout_s if timeout_s is None else timeout_s
     if not math.isfinite(wanted) or not 0 < wanted <= limits.max_timeout_s:
@@ -326,10 +329,19 @@ def run_limits(timeout_s: float | None, limits: LimitSettings) -> RunLimits:
             f"timeout must be a number of seconds above 0 and at most {limits.max_timeout_s:g}"
             f" (the configured ceiling); leave it out for {limits.timeout_s:g}"
         )
+    tokens = limits.output_tokens if max_output_tokens is None else max_output_tokens
+    if tokens < 1:
+        raise RequestError(
+            "max_output_tokens must be a whole number of at least 1; leave it out for "
+            f"{limits.output_tokens:,}"
+        )
     return RunLimits(
         timeout_s=wanted,
         output_chars=limits.output_chars,
         output_kill_bytes=int(limits.output_kill),
+        total_chars=tokens * CHARS_PER_TOKEN,
+        stream_bytes=int(limits.stream),
+        values_bytes=int(limits.values),
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from pydantic_core import to_json
 
+from codecell.output import mark
 from codecell.wire import (
     CompileOutput,
     ExecuteCodeOutput,
@@ -19,12 +20,15 @@ from codecell.wire import (
     OpenSessionOutput,
     SessionOutput,
 )
+from codecell.wire_values import ValueOutput
 
 # Clients refuse an event of more than 1 MiB, and some count the envelope; so a margin stays.
 MAX_RESULT_BYTES = 900_000
 _ENVELOPE_BYTES = 2_000
 _MAX_MESSAGE_CHARS = 2_000
 _CHUNK = 4_096
+_LEAST_SHOWN = 500
+_MARK_BYTES = 120  # more than `mark` costs in both places
 # Upper bound of what one character can cost: \u001b in the structured field, <U+E0041> in the text.
 _DEAREST_CHAR = 6 + 9
 
@@ -50,24 +54,35 @@ def _visible(match: re.Match[str]) -> str:
     return f"<U+{code:04X}>"
 
 
-def fit(result: ExecuteCodeOutput) -> ExecuteCodeOutput:
-    """Shorten the streams until structured result and text together fit; the flags tell."""
+def fit(result: ExecuteCodeOutput, beside: int = 0) -> ExecuteCodeOutput:
+    """Shorten the streams until structured result and text together fit; the flags tell.
+
+    Args:
+        result: what is to be sent.
+        beside: bytes that its other content takes.
+    """
     message = result.error_message
     if message is not None and len(message) > _MAX_MESSAGE_CHARS:
         result = result.model_copy(update={"error_message": message[:_MAX_MESSAGE_CHARS] + "..."})
     texts = _texts(result)
-    if sum(map(len, texts.values())) * _DEAREST_CHAR < MAX_RESULT_BYTES // 2:
+    shows = bool(result.result or result.displays)
+    small = sum(map(len, texts.values())) * _DEAREST_CHAR < MAX_RESULT_BYTES // 2
+    if small and not beside and not shows:
         return result
-    bare = _with_texts(result, dict.fromkeys(texts, ""))
-    room = MAX_RESULT_BYTES - _ENVELOPE_BYTES - wire_bytes(bare)
+    most = MAX_RESULT_BYTES - _ENVELOPE_BYTES - beside
+    bare = _bare(result)
+    if shows and wire_bytes(bare) > most * 3 // 4:
+        result, bare = _with_less_shown(result), _with_less_shown(bare)
+    room = most - wire_bytes(bare)
     costs = {name: _cost(text) for name, text in texts.items()}
     if sum(costs.values()) <= room:
         return result
     # Equal shares, and what the smaller texts leave unused goes to the larger.
-    kept: dict[str, str] = {}
+    kept: dict[str, tuple[str, str] | None] = {}
     for name in sorted(texts, key=lambda name: costs[name]):
-        kept[name] = _prefix(texts[name], room // (len(texts) - len(kept)))
-        room -= _cost(kept[name])
+        kept[name] = _ends(texts[name], room // (len(texts) - len(kept)))
+        ends = kept[name]
+        room -= costs[name] if ends is None else _cost("".join(ends)) + _MARK_BYTES
     return _with_texts(result, kept)
 
 
@@ -79,20 +94,67 @@ def _texts(result: ExecuteCodeOutput) -> dict[str, str]:
     return texts
 
 
-def _with_texts(result: ExecuteCodeOutput, texts: dict[str, str]) -> ExecuteCodeOutput:
-    """Put shortened texts into a result and flag them."""
+def _bare(result: ExecuteCodeOutput) -> ExecuteCodeOutput:
+    """Return a result that quotes nothing."""
+    update: dict[str, object] = {"stdout": "", "stderr": ""}
+    if result.compile is not None:
+        update["compile"] = result.compile.model_copy(update={"output": ""})
+    return result.model_copy(update=update)
+
+
+def _with_texts(
+    result: ExecuteCodeOutput, texts: dict[str, tuple[str, str] | None]
+) -> ExecuteCodeOutput:
+    """Cut the texts of a result to these ends and flag it."""
     update: dict[str, object] = {}
     for name in ("stdout", "stderr"):
-        text, whole = texts[name], getattr(result, name)
-        flag = f"{name}_truncated"
-        update |= {name: text, flag: getattr(result, flag) or len(text) < len(whole)}
+        text, elided = _put(
+            texts[name], getattr(result, name), getattr(result, f"{name}_elided_bytes")
+        )
+        update |= {
+            name: text,
+            f"{name}_elided_bytes": elided,
+            f"{name}_truncated": elided > 0 or getattr(result, f"{name}_truncated"),
+        }
     if result.compile is not None:
-        text, whole = texts["compile"], result.compile.output
-        truncated = result.compile.output_truncated or len(text) < len(whole)
+        text, elided = _put(texts["compile"], result.compile.output, 0)
+        truncated = result.compile.output_truncated or elided > 0
         update["compile"] = result.compile.model_copy(
             update={"output": text, "output_truncated": truncated}
         )
     return result.model_copy(update=update)
+
+
+def _put(ends: tuple[str, str] | None, whole: str, elided: int) -> tuple[str, int]:
+    """Return a text cut to its ends, with a line between them, and how much is left out."""
+    if ends is None:
+        return whole, elided
+    first, last = ends
+    out = whole[len(first) : len(whole) - len(last)]
+    here = len(out.encode())
+    if elided and mark(elided) in out:  # it was cut before, and the line on that is cut out now
+        here += elided - len(mark(elided).encode())
+        return f"{first}{mark(here)}{last}", here
+    return f"{first}{mark(here)}{last}", here + elided
+
+
+def _with_less_shown(result: ExecuteCodeOutput) -> ExecuteCodeOutput:
+    """Leave of values only the beginning of their text; only hostile ones are that large."""
+    note = "its rich forms are left out: the result has no room for them"
+
+    def less(value: ValueOutput) -> ValueOutput:
+        update = {
+            "text": value.text[:_LEAST_SHOWN],
+            "text_truncated": value.text_truncated or len(value.text) > _LEAST_SHOWN,
+            "json_": None,
+            "mime": {},
+            "notes": [note],
+        }
+        return value.model_copy(update=update)
+
+    shown = less(result.result) if result.result else None
+    displays = [less(value) for value in result.displays]
+    return result.model_copy(update={"result": shown, "displays": displays})
 
 
 def wire_bytes(result: ExecuteCodeOutput) -> int:
@@ -102,6 +164,16 @@ def wire_bytes(result: ExecuteCodeOutput) -> int:
 
 def _cost(text: str) -> int:
     return len(to_json(text)) + len(to_json(harmless(text)))
+
+
+def _ends(text: str, room: int) -> tuple[str, str] | None:
+    """Return beginning and end of a text that cost at most `room`; None if all of it does."""
+    if _cost(text) <= room:
+        return None
+    room -= _MARK_BYTES
+    first = _prefix(text, room // 2)
+    last = _prefix(text[len(first) :][::-1], room - _cost(first))[::-1]
+    return first, last
 
 
 def _prefix(text: str, room: int) -> str:
@@ -130,8 +202,23 @@ def result_text(result: ExecuteCodeOutput) -> str:
     parts += [_ended(stdout)]
     if stderr:
         parts += [f"--- stderr of run {result.run_id} ---\n", _ended(stderr)]
+    for number, shown in enumerate(result.displays, 1):
+        parts += [f"--- display {number} of run {result.run_id} ---\n", *_value(shown)]
+    if result.result is not None:
+        parts += [f"--- value of run {result.run_id} ---\n", *_value(result.result)]
     parts += [f"--- result of run {result.run_id} ---\n", "\n".join(facts(result))]
     return "".join(parts)
+
+
+def _value(value: ValueOutput) -> Iterable[str]:
+    if value.text:
+        yield _ended(harmless(value.text) + ("..." if value.text_truncated else ""))
+    for form in value.files:
+        pixels = f", {form.width} x {form.height}" if form.width else ""
+        where = f"image {form.image}" if form.image else f"read {form.uri}"
+        yield f"[{where}: {form.mime_type}{pixels}, {size(form.bytes)}]\n"
+    for note in value.notes:
+        yield f"[{harmless(note)}]\n"
 
 
 def _ended(text: str) -> str:
@@ -152,11 +239,19 @@ def facts(result: ExecuteCodeOutput) -> Iterable[str]:
         yield f"compile: {_compile(result.compile)}"
     if result.session is not None:
         yield f"session: {_session(result.session)}"
-    yield "stdout: " + _stream(
-        result.stdout, result.stdout_bytes, result.stdout_truncated, result.stdout_repaired
+    yield (
+        "stdout: "
+        + _stream(
+            result.stdout, result.stdout_bytes, result.stdout_truncated, result.stdout_repaired
+        )
+        + _rest(result.stdout_elided_bytes, result.stdout_resource)
     )
-    yield "stderr: " + _stream(
-        result.stderr, result.stderr_bytes, result.stderr_truncated, result.stderr_repaired
+    yield (
+        "stderr: "
+        + _stream(
+            result.stderr, result.stderr_bytes, result.stderr_truncated, result.stderr_repaired
+        )
+        + _rest(result.stderr_elided_bytes, result.stderr_resource)
     )
     usage = result.usage
     yield (
@@ -210,6 +305,11 @@ def _stream(kept: str, total: int, truncated: bool, repaired: bool) -> str:
     if repaired:
         line += ", was not valid UTF-8: bad bytes are shown as \ufffd"
     return line
+
+
+def _rest(elided: int, uri: str | None) -> str:
+    line = f", {elided} bytes of its middle are elided" if elided else ""
+    return line + (f", read it from {uri}" if uri else "")
 
 
 def limits_text(limits: LimitsOutput) -> str:

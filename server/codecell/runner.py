@@ -8,10 +8,10 @@ from dataclasses import replace
 import anyio
 import structlog
 
-from codecell import policy
+from codecell import policy, values
 from codecell.admission import Admission
 from codecell.collection import Collection, fetched
-from codecell.errors import BusyError, CellLost, RequestError, SandboxError
+from codecell.errors import BusyError, CellLost, RequestError, SandboxError, StoreFull
 from codecell.frames import (
     Kind,
     encode_job,
@@ -40,7 +40,7 @@ from codecell.model import (
     Usage,
 )
 from codecell.observer import Observers, Phase, Place, Run, Watch
-from codecell.output import Capture
+from codecell.output import UTF8_MAX, Capture, shares, show, show_together
 from codecell.pool import Pool
 from codecell.quota import Quotas
 from codecell.sessions import Sessions, Turn
@@ -95,7 +95,7 @@ class Runner:
             plan = policy.plan(request, self._settings)
             run_id = secrets.token_hex(8)
             run = Run(run_id=run_id, request=request, plan=plan, started=started)
-            tale = _Tale(run, self.observers, watch)
+            tale = _Tale(run, self.observers, watch, self.store)
         except RequestError as error:
             self.observers.refused(request.caller, request, error)
             raise
@@ -274,7 +274,7 @@ def _job(step: Step, plan: Plan) -> bytes:
 class _Tale:
     """What is known of one run while it goes."""
 
-    def __init__(self, run: Run, observers: Observers, watch: Watch | None) -> None:
+    def __init__(self, run: Run, observers: Observers, watch: Watch | None, store: Store) -> None:
         self.run = run
         self.run_id = run.run_id
         self.plan = plan = run.plan
@@ -289,6 +289,8 @@ class _Tale:
         self._step = plan.steps[-1]
         self._compile: CompileReport | None = None
         self._streams: dict[Kind, Capture] = {}
+        self._values = Capture(plan.limits.values_bytes)
+        self._store = store
         self._observers = observers
         self._watch = watch
         if watch is not None:
@@ -307,25 +309,31 @@ class _Tale:
 
     def begin(self, step: Step) -> None:
         """Take what comes from now on for the output of this step."""
-        most = self.plan.limits.output_chars
+        limits = self.plan.limits
         self._step = step
         self.phase(Phase.COMPILING if step.kind == "compile" else Phase.RUNNING)
-        out = Capture(most)
-        err = out if step.kind == "compile" else Capture(most)
+        if step.kind == "compile":
+            out = err = Capture(limits.output_chars * UTF8_MAX)
+        else:
+            out, err = Capture(*shares(limits)), Capture(*shares(limits))
         self._streams = {Kind.STDOUT: out, Kind.STDERR: err}
 
     def take(self, stream: Kind, data: bytes) -> None:
+        if stream is Kind.VALUES:
+            self._values.add(data)
+            return
         self._streams[stream].add(data)
         if self._watch is not None:
             self._watch.output("stdout" if stream is Kind.STDOUT else "stderr", data)
 
     def compiled(self, facts: Facts) -> None:
         """Put away what the compiler did and said; nothing of it is the program's."""
-        output = self._captured(Kind.STDOUT, facts.stdout_bytes + facts.stderr_bytes)
+        output = self._streams[Kind.STDOUT].finish(facts.stdout_bytes + facts.stderr_bytes)
+        limits = self.plan.limits
         self._compile = CompileReport(
             exit_code=facts.exit_code,
             signal=signal_name(facts.signal) if facts.signal is not None else None,
-            output=output,
+            output=show(output, min(limits.output_chars, limits.total_chars)),
             usage=facts.usage,
             timeout_s=self._step.timeout_s,
         )
@@ -367,13 +375,15 @@ class _Tale:
         elapsed_s: float,
     ) -> Outcome:
         number = facts.signal if facts else None
+        streams = self._shown(facts)
+        shown = self._shown_values()
         return Outcome(
             run_id=self.run_id,
             status=status,
             exit_code=facts.exit_code if facts else None,
             signal=signal_name(number) if number is not None else None,
-            stdout=self._captured(Kind.STDOUT, facts.stdout_bytes if facts else None),
-            stderr=self._captured(Kind.STDERR, facts.stderr_bytes if facts else None),
+            stdout=streams["stdout"],
+            stderr=streams["stderr"],
             usage=usage,
             execution_time_s=elapsed_s,
             error_message=message,
@@ -382,8 +392,40 @@ class _Tale:
             compile=self._compile,
             files=self.files,
             session=self.session,
+            result=shown.result,
+            displays=shown.displays,
         )
 
-    def _captured(self, stream: Kind, total: int | None) -> Captured:
-        capture = self._streams.get(stream)
-        return capture.finish(total) if capture else Captured()
+    def _shown(self, facts: Facts | None) -> dict[str, Captured]:
+        """Show the streams; one that is not shown whole can be read later."""
+        if not self._streams:
+            return {"stdout": Captured(), "stderr": Captured()}
+        out, err = self._streams[Kind.STDOUT], self._streams[Kind.STDERR]
+        if facts is None:
+            streams = {"stdout": out.finish(), "stderr": err.finish()}
+        else:
+            streams = {
+                "stdout": out.finish(facts.stdout_bytes, facts.stdout_sha256),
+                "stderr": err.finish(facts.stderr_bytes, facts.stderr_sha256),
+            }
+        shown = show_together(streams, self.plan.limits)
+        for name, stream in streams.items():
+            if shown[name].truncated:
+                uri = self._stored(name, stream.head, "text/plain")
+                kept = len(stream.head) if uri else 0
+                shown[name] = replace(shown[name], uri=uri, stored_bytes=kept)
+        return shown
+
+    def _shown_values(self) -> values.Shown:
+        data = self._values.kept
+        if not data:
+            return values.Shown()
+        cut = len(data) >= self.plan.limits.values_bytes
+        return values.place(values.read(data, cut=cut), self._stored)
+
+    def _stored(self, name: str, data: bytes, mime: str) -> str | None:
+        try:
+            return self._store.put(self.plan.caller, self.run_id, name, data, mime=mime).uri
+        except StoreFull as error:
+            log.warning("a result was not stored", run_id=self.run_id, error=str(error))
+            return None

@@ -5,6 +5,7 @@ of arguments to us; the high-level one drops unknown arguments silently.
 """
 
 import math
+from base64 import b64encode
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -16,6 +17,7 @@ from mcp.types import (
     INVALID_PARAMS,
     CallToolRequestParams,
     CallToolResult,
+    ImageContent,
     ListToolsResult,
     PaginatedRequestParams,
     Tool,
@@ -42,6 +44,7 @@ from codecell.wire import (
     from_outcome,
     to_request,
 )
+from codecell.wire_values import pictures
 
 log = structlog.get_logger()
 
@@ -213,7 +216,12 @@ class _Handlers:
 
     async def _run(self, request: Request, watch: Watch | None) -> CallToolResult:
         try:
-            result = fit(from_outcome(await self._runner.execute(request, watch=watch)))
+            outcome = await self._runner.execute(request, watch=watch)
+            images = [
+                ImageContent(type="image", data=b64encode(form.data).decode(), mime_type=form.mime)
+                for form in pictures(outcome)
+            ]
+            result = fit(from_outcome(outcome), sum(len(image.data) + 100 for image in images))
         except RequestError as error:
             return refusal(str(error))
         except RateLimited as error:
@@ -227,7 +235,9 @@ class _Handlers:
         except Exception:
             log.exception("execute_code failed")
             return refusal("Internal error; the program may not have run. Try again.")
-        return answer(result, result_text(result), failed=result.status is Status.SETUP_ERROR)
+        return answer(
+            result, result_text(result), images, failed=result.status is Status.SETUP_ERROR
+        )
 
     async def list_languages(self, context: Context, arguments: dict[str, Any]) -> CallToolResult:
         caller = self._caller_of(context)

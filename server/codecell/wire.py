@@ -21,6 +21,7 @@ from codecell.model import (
     Status,
     Usage,
 )
+from codecell.wire_values import ValueOutput, to_values
 
 
 class ExecuteCodeInput(WireInput):
@@ -54,6 +55,14 @@ class ExecuteCodeInput(WireInput):
             "its files, and in Python, JavaScript and Bash its variables. Choose a name, or send "
             '"new" to be given one. Leave out for a clean sandbox.',
         )
+    )
+    max_output_tokens: Annotated[
+        int | None, Expect("a whole number of at least 1, such as 2000")
+    ] = Field(
+        None,
+        ge=1,
+        description="Show about so many tokens of output at most (4 characters each): beginning "
+        "and end are kept.",
     )
 
 
@@ -191,6 +200,22 @@ class ExecuteCodeOutput(WireOutput):
     stderr_repaired: bool = Field(
         description="stderr was not valid UTF-8; the bad bytes were replaced by U+FFFD."
     )
+    stdout_elided_bytes: int = Field(description="Bytes left out between its beginning and end.")
+    stderr_elided_bytes: int = Field(description="Bytes left out between its beginning and end.")
+    stdout_sha256: str | None = Field(description="SHA-256 of all of it, null if not known.")
+    stderr_sha256: str | None = Field(description="SHA-256 of all of it, null if not known.")
+    stdout_resource: str | None = Field(
+        description="Where to read it from its beginning (?offset=N&length=N), null if all is here."
+    )
+    stderr_resource: str | None = Field(
+        description="Where to read it from its beginning (?offset=N&length=N), null if all is here."
+    )
+    result: ValueOutput | None = Field(
+        description="Value of the program's last expression (Python), null if it has none."
+    )
+    displays: list[ValueOutput] = Field(
+        description="What the program displayed, in order: figures and display(x)."
+    )
     execution_time: float = Field(description="Seconds from call to result, waiting included.")
     error_message: str | None = Field(description="What went wrong, in one sentence, or null.")
     compile: CompileOutput | None = Field(
@@ -241,6 +266,7 @@ def to_request(arguments: ExecuteCodeInput, caller: str) -> Request:
         args=tuple(arguments.args),
         env=tuple(arguments.env.items()),
         timeout_s=arguments.timeout,
+        max_output_tokens=arguments.max_output_tokens,
         caller=caller,
         session_id=arguments.session_id,
     )
@@ -248,6 +274,7 @@ def to_request(arguments: ExecuteCodeInput, caller: str) -> Request:
 
 def from_outcome(outcome: Outcome) -> ExecuteCodeOutput:
     """State a run's outcome in the terms of the contract."""
+    value, displays = to_values(outcome)
     return ExecuteCodeOutput(
         run_id=outcome.run_id,
         status=outcome.status,
@@ -261,6 +288,14 @@ def from_outcome(outcome: Outcome) -> ExecuteCodeOutput:
         stderr_truncated=outcome.stderr.truncated,
         stdout_repaired=outcome.stdout.repaired,
         stderr_repaired=outcome.stderr.repaired,
+        stdout_elided_bytes=outcome.stdout.elided_bytes,
+        stderr_elided_bytes=outcome.stderr.elided_bytes,
+        stdout_sha256=outcome.stdout.sha256,
+        stderr_sha256=outcome.stderr.sha256,
+        stdout_resource=outcome.stdout.uri,
+        stderr_resource=outcome.stderr.uri,
+        result=value,
+        displays=displays,
         execution_time=round(outcome.execution_time_s, 6),
         error_message=outcome.error_message,
         compile=_compile(outcome.compile) if outcome.compile else None,

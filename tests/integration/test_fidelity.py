@@ -26,7 +26,7 @@ from codecell.verdict import signal_name
 pytestmark = [pytest.mark.anyio, pytest.mark.docker]
 Execute = Callable[..., Awaitable[Outcome]]
 STDIN = "first\nsecond line\n"
-KEPT = 100_000
+KEPT = 400_000
 
 # Runs in a cell and starts each program as a person would: a fresh process with clean streams.
 DRIVER = r"""
@@ -232,7 +232,12 @@ def settings() -> Settings:
         flags={
             # One caller's runs share cells, so that some hundred of them take a minute.
             "pool": {"min": 2, "max": 4, "starting": 2, "reuse": "caller"},
-            "limits": {"cpus": 2, "output_chars": KEPT, "memory": "512 MiB"},
+            "limits": {
+                "cpus": 2,
+                "memory": "512 MiB",
+                "output_chars": KEPT,
+                "output_tokens": KEPT,
+            },
             "runs": {"concurrent": 16},
         }
     )

@@ -143,6 +143,15 @@ REQUIREMENTS: dict[str, Requirement] = {
     "out:truncated": Requirement(
         "Output past the cap is cut and said to be; the program runs on.", "capture per stream"
     ),
+    "out:counted": Requirement(
+        "Size and SHA-256 told of a stream are of all that was written, shown or not.",
+        "counted and hashed in the agent, or by the server where it has all of it",
+    ),
+    "out:values": Requirement(
+        "A value that a program shows is only a value: whatever it is or claims to be, the run's "
+        "status, time and output stay what they were.",
+        "bounded in the cell, read as hostile bytes by the server: types, sizes, JSON, PNG, JPEG",
+    ),
     "out:partial": Requirement(
         "Whatever the ending, output until then is kept.", "streamed as it comes"
     ),

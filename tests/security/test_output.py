@@ -1,11 +1,13 @@
 """Attacks on the result: floods, forgeries, closed streams and bytes that are no text."""
 
+import hashlib
 from collections.abc import Awaitable, Callable
 
 import anyio
 import pytest
 
 from codecell.model import Outcome, Status
+from codecell.output import mark
 
 pytestmark = [pytest.mark.anyio, pytest.mark.docker]
 Execute = Callable[..., Awaitable[Outcome]]
@@ -24,7 +26,8 @@ async def test_flood_ends_as_output_limit_and_only_the_cap_is_kept(
     assert outcome.status is Status.OUTPUT_LIMIT
     captured = getattr(outcome, stream)
     assert captured.truncated
-    assert len(captured.text) == outcome.plan.limits.output_chars
+    line = mark(captured.elided_bytes)
+    assert len(captured.text) - len(line) == outcome.plan.limits.output_chars
     assert captured.total_bytes < outcome.plan.limits.output_kill_bytes * 2
 
 
@@ -47,7 +50,8 @@ async def test_output_past_the_cap_is_cut_and_the_program_runs_on(execute: Execu
     outcome = await execute("print('z' * 150_000)\nimport sys\nsys.exit(3)")
     assert outcome.exit_code == 3
     assert outcome.stdout.truncated
-    assert outcome.stdout.text == "z" * 100_000
+    assert outcome.stdout.text == "z" * 50_000 + mark(50_001) + "z" * 49_999 + "\n"
+    assert outcome.stdout.sha256 == hashlib.sha256(b"z" * 150_000 + b"\n").hexdigest()
     assert outcome.stdout.total_bytes == 150_001
     assert not outcome.stderr.truncated
 

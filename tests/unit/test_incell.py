@@ -4,6 +4,7 @@ The loop of PID 1 is never run here: it ends a run with `kill(-1)`, which is for
 """
 
 import ast
+import hashlib
 import json
 import os
 import signal
@@ -17,12 +18,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from codecell.frames import HEADER, MAGIC, MAX_PAYLOAD, Decoder, Kind, encode
 from codecell.incell import channel as channels
 from codecell.incell.channel import Channel, ServerGone
 from codecell.incell.compact import dumps, loads
 from codecell.incell.counters import Reading, field
+from codecell.incell.output import Output
 from codecell.incell.program import exit_status
 from codecell.incell.run import NEVER, Run, exit_or_signal
 from codecell.parcel import PARTS, boot, parcel, source
@@ -217,24 +221,14 @@ def test_wait_status_is_a_code_or_a_signal(
     assert exit_or_signal(status) == found
 
 
-LIMITS = {"timeout_s": 5.0, "kill_bytes": 100, "keep": 10, "again": False}
+LIMITS = {
+    "timeout_s": 5.0, "kill_bytes": 100, "keep": 10, "tail": 4, "values": 0, "again": False,
+}  # fmt: skip
 
 
 def a_run() -> Run:
     child: Any = SimpleNamespace(pid=7, start=lambda: None, failure=lambda: "")
-    return Run(
-        1,
-        child,
-        {
-            "timeout_s": 5.0,
-            "kill_bytes": 100,
-            "keep": 10,
-            "again": False,
-            "compiles": False,
-            "session": "",
-            "step": "",
-        },
-    )
+    return Run(1, child, {**LIMITS, "compiles": False, "session": "", "step": ""})
 
 
 def test_run_that_never_went_has_used_nothing() -> None:
@@ -261,13 +255,49 @@ def test_first_reason_and_first_status_of_the_program_stand() -> None:
     assert (facts["peak_memory_bytes"], facts["oom_kills"]) == (80, 1)
 
 
-def test_output_past_the_cap_is_counted_and_not_kept() -> None:
+def test_output_of_both_streams_ends_a_run() -> None:
     run = a_run()
-    assert [run.count(channels.STDOUT, size) for size in (4, 8, 60)] == [4, 6, 0]
-    assert run.count(channels.STDERR, 28) == 10
+    run.outputs[channels.STDOUT].take(memoryview(b"x" * 72))
+    run.outputs[channels.STDERR].take(memoryview(b"x" * 28))
     assert not run.too_much
-    run.count(channels.STDERR, 1)
+    run.outputs[channels.STDERR].take(memoryview(b"x"))
     assert run.too_much
+
+
+def rest_of(output: Output) -> bytes:
+    """All that an output sends at the end, in pieces of three bytes."""
+    chunk = memoryview(bytearray(3))
+    pieces = []
+    while count := output.rest(chunk):
+        pieces.append(bytes(chunk[:count]))
+    return b"".join(pieces)
+
+
+@given(
+    st.lists(st.binary(max_size=90), max_size=12),
+    st.integers(0, 40),
+    st.integers(1, 40),
+)
+def test_beginning_and_end_of_an_output_are_sent_and_the_whole_is_hashed(
+    chunks: list[bytes], keep: int, tail: int
+) -> None:
+    data = b"".join(chunks)
+    output = Output(channels.STDOUT, keep, tail)
+    passed = b"".join(chunk[: output.take(memoryview(chunk))] for chunk in chunks if chunk)
+    assert passed == data[:keep]
+    assert rest_of(output) == data[keep:][-tail:]
+    assert output.size == len(data)
+    whole = "" if len(data) <= keep else hashlib.sha256(data).hexdigest()
+    assert output.sha256 == whole
+
+
+def test_an_end_is_kept_however_much_comes() -> None:
+    output = Output(channels.STDERR, 10, 1000)
+    data = bytes(range(256)) * 256
+    for _ in range(9):
+        output.take(memoryview(data))
+    assert rest_of(output) == data[-1000:]
+    assert output.sha256 == hashlib.sha256(data * 9).hexdigest()
 
 
 # channel

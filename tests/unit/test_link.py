@@ -166,7 +166,9 @@ async def test_a_run_gives_its_output_and_its_facts() -> None:
         assert job.header == {
             "mode": "fork",
             "timeout_s": 30,
-            "keep": 40,
+            "keep": 20,
+            "tail": 20,
+            "values": 0,
             "kill_bytes": 1000,
             "again": False,
             "compiles": False,

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from mcp.types import CallToolResult, TextContent
 
 from codecell.model import Status
+from codecell.output import mark
 from codecell.render import (
     MAX_RESULT_BYTES,
     fit,
@@ -47,6 +48,14 @@ def result(stdout: str = "", stderr: str = "", **changes: Any) -> ExecuteCodeOut
         "stderr_truncated": False,
         "stdout_repaired": False,
         "stderr_repaired": False,
+        "stdout_elided_bytes": 0,
+        "stderr_elided_bytes": 0,
+        "stdout_sha256": None,
+        "stderr_sha256": None,
+        "stdout_resource": None,
+        "stderr_resource": None,
+        "result": None,
+        "displays": [],
         "execution_time": 0.25,
         "error_message": None,
         "compile": None,
@@ -184,10 +193,16 @@ def test_the_largest_results_fit(unit: str, out: int, err: int) -> None:
     large = result((unit * out)[:out], (unit * err)[:err])
     fitted = fit(large)
     assert wire_bytes(fitted) < MAX_RESULT_BYTES
-    assert large.stdout.startswith(fitted.stdout)
-    assert large.stderr.startswith(fitted.stderr)
-    assert fitted.stdout_truncated == (len(fitted.stdout) < out)
-    assert fitted.stderr_truncated == (len(fitted.stderr) < err)
+    for name in ("stdout", "stderr"):
+        shown, whole = getattr(fitted, name), getattr(large, name)
+        elided = getattr(fitted, f"{name}_elided_bytes")
+        assert getattr(fitted, f"{name}_truncated") == (shown != whole) == (elided > 0)
+        if elided:
+            first, last = shown.split(mark(elided))
+            assert whole.startswith(first)
+            assert whole.endswith(last)
+            assert elided == len(whole.encode()) - len((first + last).encode())
+            assert min(len(first), len(last)) * 3 > max(len(first), len(last))
     if fitted is not large:
         assert wire_bytes(fitted) > MAX_RESULT_BYTES * 0.95  # no more is cut than must be
 

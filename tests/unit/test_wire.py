@@ -27,7 +27,9 @@ MINIMAL = {"language": "python", "code": "print(1)"}
 RESULT_FIELDS = {
     "run_id", "status", "exit_code", "signal", "stdout", "stderr", "stdout_bytes", "stderr_bytes",
     "stdout_truncated", "stderr_truncated", "stdout_repaired", "stderr_repaired", "execution_time",
-    "error_message", "compile", "session", "usage", "limits", "isolation",
+    "error_message", "compile", "session", "usage", "limits", "isolation", "stdout_elided_bytes",
+    "stderr_elided_bytes", "stdout_sha256", "stderr_sha256", "stdout_resource", "stderr_resource",
+    "result", "displays",
 }  # fmt: skip
 
 
@@ -93,7 +95,8 @@ def test_a_wrong_type_names_the_field_and_what_is_valid(
 def test_unknown_fields_are_named_and_the_valid_ones_listed() -> None:
     assert refusal({**MINIMAL, "privileged": True, "mounts": []}) == (
         'Unknown fields "privileged", "mounts"; '
-        "valid fields are language, code, stdin, args, env, timeout, session_id."
+        "valid fields are language, code, stdin, args, env, timeout, session_id, "
+        "max_output_tokens."
     )
     with pytest.raises(ValidationError) as caught:
         ListLanguagesInput.model_validate({"all": True})

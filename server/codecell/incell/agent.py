@@ -31,6 +31,7 @@ from codecell.incell.channel import (
     READY,
     RUN,
     STDIN,
+    VALUES,
     Channel,
     ServerGone,
 )
@@ -40,7 +41,7 @@ from codecell.incell.counters import Counters
 from codecell.incell.files import Tree
 from codecell.incell.libc import set_dumpable
 from codecell.incell.modules import MODULES, USUAL
-from codecell.incell.program import FAREWELL, Program
+from codecell.incell.program import FAREWELL, Program, prepare
 from codecell.incell.run import NEVER, Run, exit_or_signal
 from codecell.incell.session import DRAIN_BYTES, INTERRUPT_S, Session
 from codecell.incell.wipe import wipe
@@ -133,6 +134,7 @@ class Agent:
         )
         if self.launch == FORK:
             MODULES.load((*USUAL, *config["preload"]))
+            prepare()
         self.channel.tell(HELLO, 0, protocol=PROTOCOL, boot=self.session.boot)
         gc.disable()
         gc.freeze()  # without a collection: it finds next to nothing, in 0.5 to 0.9 ms
@@ -188,6 +190,7 @@ class Agent:
         for pid, status, maxrss_kib in the_dead():
             run.reaped(pid, status, maxrss_kib)
         run.deadline = time.monotonic() + DRAIN_S
+        run.gather()
 
     def part(self, run: Run | None) -> None:
         """Kill every process if the program is ending at this moment.
@@ -199,6 +202,7 @@ class Agent:
         if run is not None and not run.step and run.parts():
             kill_all()
             run.deadline = time.monotonic() + DRAIN_S
+            run.gather()
 
     def reap(self) -> None:
         """Take in the dead, some at a time."""
@@ -328,13 +332,14 @@ class Agent:
     # the loop
 
     def pump(self, run: Run, fd: int) -> bool:
-        """Move one chunk from a program's pipe to the server; past the cap it is only counted.
+        """Move one chunk from a program's pipe to the server; past its cap the end is kept.
 
         Returns:
             Whether there was anything.
         """
+        chunk = self.channel.chunk()
         try:
-            count = os.readv(fd, [self.channel.chunk()])
+            count = os.readv(fd, [chunk])
         except BlockingIOError:
             return False
         if count == 0:
@@ -342,11 +347,30 @@ class Agent:
             del run.child.pipes[fd]
             return False
         kind = run.child.pipes[fd]
-        keep = run.count(kind, count)
+        output = run.outputs[kind]
+        keep = output.take(chunk[:count])
         if keep:
             self.channel.pass_on(kind, run.number, keep)
+        if run.done:
+            run.drained += count
         if run.too_much and run.status is None and not run.ended:
             self.stop(run, "output_limit")
+        if kind == VALUES and output.size > output.keep:
+            os.close(fd)  # a file, and it may be a large one
+            del run.child.pipes[fd]
+            return False
+        return True
+
+    def pass_ends(self, run: Run) -> bool:
+        """Send the ends of the streams as far as there is room; true when all is sent."""
+        for kind, output in run.outputs.items():
+            while self.channel.room:
+                size = output.rest(self.channel.chunk())
+                if not size:
+                    break
+                self.channel.pass_on(kind, run.number, size)
+            else:
+                return False
         return True
 
     def poll(self) -> dict[int, int]:
@@ -409,6 +433,7 @@ class Agent:
                 run.status, run.done = signal.SIGINT if run.ended else code << 8, True
                 run.over("exited")
                 run.deadline = time.monotonic() + DRAIN_S
+                run.gather()
                 return
         late = time.monotonic() >= run.deadline
         if run.status is None:
@@ -416,13 +441,16 @@ class Agent:
                 self.end(run, run.ending)
             elif late:
                 self.stop(run, "timeout")
-        elif (
-            late
-            or not run.child.pipes
+        elif late or (self.at_end(run, ready) and self.pass_ends(run)):
+            self.finish(run)
+
+    def at_end(self, run: Run, ready: dict[int, int]) -> bool:
+        """Tell whether all output is in: nobody is left who could write more, or none waits."""
+        return (
+            not run.child.pipes
             or (run.parting and self.drained(run))
             or (run.done and self.dry(run, ready))
-        ):
-            self.finish(run)
+        )
 
     def dry(self, run: Run, ready: dict[int, int]) -> bool:
         """Tell whether all that a step printed has been taken; what lives on may print for ever."""

@@ -23,14 +23,23 @@ def take(size: int) -> bytes:
 
 
 def load(parcel: bytes) -> "dict[str, ModuleType]":
-    """Make the modules: names and sources by turns, between NULs, each after those it imports."""
+    """Make the modules: names and sources by turns, between NULs, each after those it imports.
+
+    Those whose name begins with ~ are put by, for `lazy` to make.
+    """
     parts = parcel.decode().split("\0")
     made = {}
+    later = {}
     for name, source in zip(parts[::2], parts[1::2]):  # noqa: B905  strict= came with 3.10
+        if name[0] == "~":
+            later[name[1:]] = source
+            continue
         module = made[name] = sys.modules[name] = type(sys)(name)
         exec(compile(source, "<" + name + ">", "exec", dont_inherit=True), module.__dict__)
     for name in made:
         del sys.modules[name]
+    made["codecell.incell.lazy"].LOADED.update(made)
+    made["codecell.incell.lazy"].SOURCES.update(later)
     return made
 
 

@@ -10,7 +10,7 @@ from posix import listdir as _listdir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from types import ModuleType
     from typing import Any
 
@@ -37,6 +37,8 @@ class Modules:
         self.edges: "dict[str, set[str]]" = {}
         self.stash: "dict[str, ModuleType]" = {}
         self.prepared: "frozenset[str]" = frozenset()
+        # What is done once with a module that a program has imported.
+        self.after: "dict[str, Callable[[ModuleType], None]]" = {}
 
     def load(self, names: "Iterable[str]") -> None:
         """Import what there is of `names`."""
@@ -86,9 +88,13 @@ class Modules:
         find_and_load = bootstrap._find_and_load
 
         def _find_and_load(name: str, import_: "Any") -> "ModuleType":
+            wanted: "dict[str, None]" = {}
             if name in self.stash:
-                self._restore(self._wanted(name))
+                wanted = self._wanted(name)
+                self._restore(wanted)
             module: "ModuleType" = find_and_load(name, import_)
+            for late in [other for other in self.after if other == name or other in wanted]:
+                self.after.pop(late)(sys.modules[late])
             return module
 
         # By this name the interpreter knows which lines of a traceback are its own, to leave out.

@@ -9,17 +9,27 @@ import os
 import sys
 from importlib.machinery import SourceFileLoader
 
+from codecell.incell.lazy import module
 from codecell.incell.modules import FRESH, MODULES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import ast as _ast
     import signal
-    from types import ModuleType
+    from types import CodeType, ModuleType
     from typing import Any, NoReturn
 else:
+    import _ast
     import _signal as signal  # see child.py
 
 
+ONLY_AST = 0x400  # ast.PyCF_ONLY_AST, without the module
+FUTURE_FLAGS = 0x1FE0000  # those of co_flags that `from __future__` sets
+# How a last line begins that has no value: most programs' do.
+OTHERWISE = (
+    b"print(", b"for ", b"while ", b"if ", b"else:", b"elif ", b"with ", b"def ", b"class ",
+    b"try:", b"except", b"finally:", b"import ", b"from ", b"raise ", b"assert ", b"del ", b"pass",
+)  # fmt: skip
 UNFLUSHED = 120  # the interpreter's own status where output was lost
 FAREWELL = 43  # a real-time signal that tells PID 1 to look: see run.py
 _getpid, _kill = os.getpid, os.kill  # a program may put its own in their place
@@ -74,15 +84,9 @@ def run_program(argv: list[str]) -> NoReturn:
     sys.dont_write_bytecode = True  # nobody would read it, and it would be among the run's files
     renew_stdin()
     status = 0
-    failure: BaseException | None = None
-    try:
-        with open(path, "rb") as file:
-            code = compile(file.read(), path, "exec", dont_inherit=True)
-        exec(code, scope)
-    except BaseException as error:
-        failure = error
-        if error.__traceback__ is not None:
-            error.__traceback__ = error.__traceback__.tb_next  # less this frame
+    failure = _execute(path, scope)
+    if "matplotlib.pyplot" in sys.modules:
+        module("figures").show_open()
     # From here no exception is being handled, as when the interpreter itself reports one.
     del scope
     for name in ("stderr", "stdout"):
@@ -117,6 +121,106 @@ def _leave(status: int, pid: int) -> NoReturn:
         except OSError:
             pass  # PID 1 has another uid (gVisor): it learns of the end by reaping
     os._exit(status & 0xFF)
+
+
+def _execute(path: str, scope: dict[str, Any]) -> BaseException | None:
+    """Run the program's code; return what it raised, as its own frames have it."""
+    try:
+        with open(path, "rb") as file:
+            source = file.read()
+        MODULES.after["matplotlib"] = _choose_backend
+        if b"display(" in source:
+            builtins.__dict__["display"] = _display  # as in a notebook
+        code, last = parts(source, path)
+        del source
+        exec(code, scope)
+        if last is not None:
+            show_last(last, scope)
+    except BaseException as error:
+        trace = error.__traceback__
+        while trace is not None and trace.tb_frame.f_globals is globals():
+            trace = trace.tb_next
+        error.__traceback__ = trace
+        return error
+    return None
+
+
+def parts(source: bytes, path: str) -> tuple[CodeType, CodeType | None]:
+    """Compile a program, and apart from it its last statement where that is an expression.
+
+    Raises:
+        SyntaxError: and whatever else the interpreter raises for such a source.
+    """
+    if _ends_otherwise(source):
+        return compile(source, path, "exec", dont_inherit=True), None
+    try:
+        tree: Any = compile(source, path, "exec", ONLY_AST, dont_inherit=True)
+    except (MemoryError, RecursionError):  # nested deeper than a tree may be, not than code may be
+        return compile(source, path, "exec", dont_inherit=True), None
+    if not tree.body or type(tree.body[-1]).__name__ != "Expr":
+        return compile(tree, path, "exec", dont_inherit=True), None
+    final = tree.body.pop()
+    # A string alone is the docstring too.
+    docstring = not tree.body and isinstance(getattr(final.value, "value", None), str)
+    head = type(tree)([final], []) if docstring else tree
+    try:
+        code = compile(head, path, "exec", dont_inherit=True)
+        flags = code.co_flags & FUTURE_FLAGS
+        last = compile(_ast.Interactive([final]), path, "single", flags, dont_inherit=True)
+    except SyntaxError:
+        tree.body.append(final)
+        return compile(tree, path, "exec", dont_inherit=True), None  # whose error is the right one
+    return code, last
+
+
+def show_last(code: CodeType, scope: dict[str, Any]) -> None:
+    """Run a last statement in a program's namespace and show its value.
+
+    The interpreter hands the value over in the statement's own frame, so that what its end brings
+    about (a coroutine's warning, a destructor) happens where it would.
+    """
+
+    def hook(value: object) -> None:
+        if sys._getframe(1).f_code is not code:
+            usual(value)
+        elif value is not None:
+            module("values").VALUES.result(value)
+
+    usual = sys.displayhook
+    kept = sys.displayhook, sys.__displayhook__
+    sys.displayhook = sys.__displayhook__ = hook
+    try:
+        exec(code, scope)
+    finally:
+        if sys.displayhook is hook:
+            sys.displayhook = kept[0]
+        sys.__displayhook__ = kept[1]
+
+
+def _ends_otherwise(source: bytes) -> bool:
+    """Tell at a glance that a program does not end in a value, as most don't; false if in doubt."""
+    at = len(source)
+    while at > 0:
+        at = source.rfind(b"\n", 0, at)
+        line = source[at + 1 : at + 8]
+        if line[:1] not in b" \t\r\n\f#":
+            break
+    end = source[at + 1 :]
+    return end.startswith(OTHERWISE) and not any(sign in end for sign in (b";", b"'''", b'"""'))
+
+
+def _display(*objects: object) -> None:
+    """Show objects, in order, beside what is printed."""
+    module("values").VALUES.display(*objects)
+
+
+def _choose_backend(matplotlib: ModuleType) -> None:
+    module("figures").choose(matplotlib, os.environ.get("MPLBACKEND"))
+
+
+def prepare() -> None:
+    """Do before the fork what every program would do again."""
+    compile("", "", "exec", ONLY_AST)  # makes the types of the tree
 
 
 def report(error: BaseException) -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import stat
 import time
 
-from codecell.incell.channel import STDERR, STDOUT
+from codecell.incell.channel import STDERR, STDOUT, VALUES
+from codecell.incell.output import Output
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,15 +20,16 @@ NEVER = float("inf")
 ENDED_WELL = b"((ended well)"  # as /proc/PID/stat shows it, less the last bracket
 PF_EXITING = 4  # in include/linux/sched.h; /proc/PID/stat shows it
 LOOKS, LOOK_S = 20, 0.0001
+VALUES_FILE = "/tmp/.codecell-values"  # not open in a program that shows none
 
 
 class Run:
     """One run of one child."""
 
     __slots__ = (
-        "again", "before", "bytes", "child", "compiles", "deadline", "done", "drained", "ended",
-        "ending", "kill_bytes", "left", "looked", "maxrss_bytes", "number", "parting", "session",
-        "started", "status", "step", "timeout_s",
+        "again", "before", "child", "compiles", "deadline", "done", "drained", "ended", "ending",
+        "kill_bytes", "looked", "maxrss_bytes", "number", "outputs", "parting", "session",
+        "started", "status", "step", "timeout_s", "values",
     )  # fmt: skip
 
     def __init__(self, number: int, child: Child, limits: dict[str, Any]) -> None:
@@ -40,8 +43,9 @@ class Run:
         self.step: str = limits.get("step", "")  # what the interpreter of a session is told
         self.done = False  # the interpreter of a session has ended the step, and lives
         self.drained = 0  # bytes taken since then
-        self.left: dict[int, int] = {STDOUT: limits["keep"], STDERR: limits["keep"]}
-        self.bytes = {STDOUT: 0, STDERR: 0}
+        keep, tail = limits["keep"], limits["tail"]
+        self.outputs = {kind: Output(kind, keep, tail) for kind in (STDOUT, STDERR)}
+        self.values: int = limits["values"]  # bytes of them that the server takes
         self.ending = "exited"
         self.status: int | None = None  # as wait4 has it, once the program is dead
         self.looked = False
@@ -61,18 +65,10 @@ class Run:
         else:
             self.child.start()
 
-    def count(self, kind: int, size: int) -> int:
-        """Count what the program printed; return how much of it is kept."""
-        self.bytes[kind] += size
-        self.drained += size if self.done else 0
-        keep = min(size, self.left[kind])
-        self.left[kind] -= keep
-        return keep
-
     @property
     def too_much(self) -> bool:
         """Whether it printed more than a program may."""
-        return self.bytes[STDOUT] + self.bytes[STDERR] > self.kill_bytes
+        return self.outputs[STDOUT].size + self.outputs[STDERR].size > self.kill_bytes
 
     def over(self, ending: str) -> None:
         """Note why the program ends; the first reason is the one."""
@@ -112,6 +108,14 @@ class Run:
         self.status = status
         return True
 
+    def gather(self) -> None:
+        """The program, or its step in a session, has ended: take in what it has shown."""
+        if self.values:
+            fd = values_file()
+            if fd >= 0:
+                self.outputs[VALUES] = Output(VALUES, self.values, 0)
+                self.child.pipes[fd] = VALUES
+
     def facts(self, after: Reading) -> dict[str, object]:
         """Return what there is to say of it; every process is dead."""
         before, peak = self.before or after, after.peak_bytes
@@ -124,8 +128,10 @@ class Run:
             "wall_s": max(self.ended - (self.started or self.ended), 0.0),
             "cpu_s": after.cpu_since(before),
             "peak_memory_bytes": peak if peak > before.peak_bytes else self.maxrss_bytes,
-            "stdout_bytes": self.bytes[STDOUT],
-            "stderr_bytes": self.bytes[STDERR],
+            "stdout_bytes": self.outputs[STDOUT].size,
+            "stderr_bytes": self.outputs[STDERR].size,
+            "stdout_sha256": self.outputs[STDOUT].sha256,
+            "stderr_sha256": self.outputs[STDERR].sha256,
             "failure": self.child.failure(),
         }
 
@@ -163,3 +169,16 @@ def exit_or_signal(status: int | None) -> tuple[int | None, int | None]:
     if status is None or os.WIFSIGNALED(status):
         return None, 9 if status is None else os.WTERMSIG(status)
     return os.WEXITSTATUS(status), None
+
+
+def values_file() -> int:
+    """Open what a program has written of its values, whoever did; -1 where there is none."""
+    try:
+        fd = os.open(VALUES_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return -1
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        os.unlink(VALUES_FILE)  # what comes after belongs to the next step
+        return fd
+    os.close(fd)
+    return -1

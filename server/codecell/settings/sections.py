@@ -67,6 +67,16 @@ class LimitSettings(Section):
         100_000, description="Characters of stdout, and of stderr, that a result keeps"
     )
     max_output_chars: Count = Field(400_000, description="Ceiling for output_chars")
+    output_tokens: Count = Field(
+        25_000,
+        description="Tokens of output, of four characters each, that a result shows in all",
+    )
+    stream: Size = Field(
+        ByteSize(MIB), description="Bytes of stdout, and of stderr, that can be read later"
+    )
+    values: Size = Field(
+        ByteSize(8 * MIB), description="Bytes of values and figures that a run may show"
+    )
     output_kill: Size = Field(
         ByteSize(64 * MIB), description="Bytes of output after which a run is ended (output_limit)"
     )
