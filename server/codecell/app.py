@@ -1,6 +1,6 @@
 """The composition root: opens backend, pool and runner, and closes them in reverse."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -35,7 +35,7 @@ async def open_runner(
     An engine that is away is no error here: each run reports it until it is back.
     """
     log.keep_quiet()
-    witness = await _witness(settings, observers)
+    witness = await _witness(settings, lambda text: told.trouble("audit", text))
     told = Observers([*([witness] if witness else ()), *observers])
     backend = open_backend(settings)
     store = Store(settings.store)
@@ -65,19 +65,18 @@ async def open_runner(
         raise raised
 
 
-async def _witness(settings: Settings, observers: Sequence[Observer]) -> "Witness | None":
-    """Open the audit log, where there is to be one; the other observers hear of its troubles."""
+async def _witness(settings: Settings, tell: Callable[[str | None], None]) -> "Witness | None":
+    """Open the audit log, where there is to be one; `tell` hears of its troubles."""
     folder = settings.audit.folder
     if folder is None:
         return None
     from codecell.audit.witness import Witness
 
     loop = current_token()
-    others = Observers(observers)
 
     def alarm(text: str | None) -> None:
         with suppress(RuntimeError):  # the loop has ended
-            anyio.from_thread.run_sync(others.trouble, "audit", text, token=loop)
+            anyio.from_thread.run_sync(tell, text, token=loop)
 
     return await anyio.to_thread.run_sync(Witness, folder, settings, alarm)
 

@@ -151,9 +151,14 @@ class Watch:
 
 
 class Observers(Observer):
-    """Any number of observers as one; only those are called that listen to an event."""
+    """Any number of observers as one; only those are called that listen to an event.
+
+    Attributes:
+        troubles: what can't do its work just now, by part of the server, and why.
+    """
 
     def __init__(self, observers: Sequence[Observer] = ()) -> None:
+        self.troubles: dict[str, str] = {}
         self._refused = [o.refused for o in observers if _listens(o, "refused")]
         self._queued = [o.queued for o in observers if _listens(o, "queued")]
         self._left = [o.left for o in observers if _listens(o, "left")]
@@ -213,7 +218,11 @@ class Observers(Observer):
         _tell(self._session, event)
 
     def trouble(self, part: str, text: str | None) -> None:
-        """Tell all."""
+        """Take note, and tell all."""
+        if text is None:
+            self.troubles.pop(part, None)
+        else:
+            self.troubles[part] = text
         _tell(self._trouble, part, text)
 
 

@@ -3,7 +3,7 @@
 import json
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import docker
 import pytest
 from click.testing import CliRunner
 
-from codecell import cli
+from codecell import cli, parcel
 from codecell.app import open_runner
 from codecell.attack.assault import SECRET, opened
 from codecell.attack.catalogue import AT_START, BOMBS, CALM, PROBES, State, Verdict
@@ -131,7 +131,22 @@ WEAKENED: list[tuple[Weaken, set[str]]] = [
 ]  # fmt: skip
 
 
+@pytest.fixture
+def root_stays_root(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have an agent that is root start programs as root."""
+    source = parcel.source
+    drop = "if os.getuid() == 0:\n        _become"
+    assert drop in source("child.py")
+    monkeypatch.setattr(
+        parcel, "source", lambda name: source(name).replace(drop, drop.replace("== 0", "< 0"))
+    )
+    parcel.parcel.cache_clear()
+    yield
+    parcel.parcel.cache_clear()
+
+
 @pytest.mark.requirement("attack:can-fail")
+@pytest.mark.usefixtures("root_stays_root")
 @pytest.mark.parametrize(("change", "expected"), WEAKENED, ids=lambda x: getattr(x, "__name__", ""))
 async def test_a_wall_that_is_taken_away_is_named(
     weaken: Callable[[Weaken], None], change: Weaken, expected: set[str],

@@ -145,8 +145,10 @@ async def test_refuse_runs_nothing_while_the_log_fails_and_goes_on_when_it_works
                 "the audit log can't be written: No space left on device"
             )
             assert outcome.stdout.text == ""
+            assert runner.observers.troubles == {"audit": "No space left on device"}
             full.on = False
             assert (await runner.execute(REQUEST)).status is Status.SUCCESS
+            assert runner.observers.troubles == {}
     found = records(tmp_path)
     assert [r["verdict"] for r in found if r["event"] == "run.ended"] == [
         "success", "setup_error", "success",

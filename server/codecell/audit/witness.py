@@ -174,6 +174,8 @@ def _asked(request: Request, *, text: bool) -> dict[str, Any]:
     return {
         **_hashed("code", request.code, whole=text),
         **_hashed("stdin", request.stdin, whole=text),
+        "session_id": request.session_id,
+        "files": len(request.files),
         "args": len(request.args),
         "env": len(request.env),
     }

@@ -59,8 +59,9 @@ class Readiness:
             found = {info.id: info for info in await self._runner.languages()}
         except SandboxError:
             return ["the container engine does not answer"]
-        wanted = [found[name] for name in self._settings.pool.languages]
-        missing = [f"no image for {info.id}" for info in wanted if not info.installed]
+        wanted = [found[name] for name in self._settings.pool.languages if name in found]
+        missing = [f"the {part} log can't be written" for part in self._runner.observers.troubles]
+        missing += [f"no image for {info.id}" for info in wanted if not info.installed]
         self._was_warm = self._was_warm or all(info.warm_cells for info in wanted)
         if not missing and not self._was_warm:
             cold = ", ".join(info.id for info in wanted if not info.warm_cells)
