@@ -43,7 +43,11 @@ def add(invocation: Invocation, name: str, scopes: str, file: Path | None) -> No
     for word in given:
         if word not in MEANING:
             raise click.UsageError(f"unknown scope {word!r}; known: {', '.join(Scope)}")
-    secret = _tokens(invocation, file).add(name, map(Scope, given))
+    from codecell.audit.witness import administration
+
+    tokens = _tokens(invocation, file)
+    with administration(invocation.settings(), "token.add", name=name, scopes=sorted(given)):
+        secret = tokens.add(name, map(Scope, given))
     click.echo(f"codecell: the token of {name}; it is not kept and can't be shown again", err=True)
     click.echo(secret)
 
@@ -64,7 +68,11 @@ def list_(invocation: Invocation, file: Path | None) -> None:
 @click.pass_obj
 def remove(invocation: Invocation, name: str, file: Path | None) -> None:
     """Forget the token of the caller NAME: it is refused from now on."""
-    _tokens(invocation, file).remove(name)
+    from codecell.audit.witness import administration
+
+    tokens = _tokens(invocation, file)
+    with administration(invocation.settings(), "token.remove", name=name):
+        tokens.remove(name)
 
 
 def _tokens(invocation: Invocation, file: Path | None) -> "TokenFile":
