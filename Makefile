@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check unit images schemas security gvisor soak lock clean distclean setup
+.PHONY: help run test check unit images schemas security gvisor soak soak lock clean distclean setup
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -45,6 +45,9 @@ gvisor: images $(STAMPS)/dev ## Every language and every file feature under gVis
 	$(PYTEST) tests/security/test_gvisor.py
 	CODECELL_ENGINE__RUNTIME=runsc $(PYTEST) tests/integration/test_languages.py \
 		tests/integration/test_fidelity.py
+
+soak: setup $(STAMPS)/dev ## 2,000 mixed runs, and the parsers fuzzed for longer (10 minutes)
+	SOAK=2000 $(PYTEST) tests/integration/test_soak.py tests/security/test_fuzz.py
 
 images: setup ## Build every language's image that is missing or outdated
 	@$(BIN)/codecell images build --all

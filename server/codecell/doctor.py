@@ -16,6 +16,7 @@ ENGINE_MINIMUM = (20, 10)
 # Below these, known holes of the engine and of runc are open (see SECURITY.md).
 ENGINE_FLOOR = (29, 4, 3)
 RUNC_FLOORS = ((1, 2, 8), (1, 3, 3), (1, 4, 0))
+CONTAINERD_FLOORS = ((1, 7, 29), (2, 0, 7), (2, 1, 5), (2, 2, 0))
 FREE_BYTES = 2 * GIB
 
 
@@ -45,11 +46,49 @@ def numbers(version: str) -> tuple[int, ...]:
 
 def runc_is_sound(version: str) -> bool:
     """Tell whether a runc has the fixes of its own branch; a branch newer than all is taken to."""
+    return _is_sound(version, RUNC_FLOORS)
+
+
+def _is_sound(version: str, floors: Sequence[tuple[int, ...]]) -> bool:
     got = numbers(version)
-    for floor in RUNC_FLOORS:
+    for floor in floors:
         if got[:2] == floor[:2]:
             return got >= floor
-    return got >= RUNC_FLOORS[-1]
+    return got >= floors[-1]
+
+
+def check_containerd(version: str) -> list[Check]:
+    """Judge what keeps the containers, where the engine tells which it is."""
+    if not version:
+        return []
+    if _is_sound(version, CONTAINERD_FLOORS):
+        return [Check("containerd", State.OK, version)]
+    floors = ", ".join(".".join(map(str, floor)) for floor in CONTAINERD_FLOORS)
+    advice = f"fixes for holes of its own came with {floors}; upgrade it with the engine"
+    return [Check("containerd", State.WARNING, version, advice)]
+
+
+def check_walls(*, kernel: str, seccomp: bool, apparmor: bool, user_namespace: bool) -> Check:
+    """Judge what a cell of the configured runtime really gets."""
+    found = ", ".join(
+        (
+            {
+                "shared": "the host's own kernel",
+                "gvisor": "gVisor's kernel",
+                "guest": "a virtual machine's kernel",
+            }[kernel],
+            "our system call filter" if seccomp else "no system call filter",
+            "AppArmor" if apparmor else "no AppArmor",
+            "a user namespace" if user_namespace else "no user namespace",
+        )
+    )
+    if not seccomp:
+        advice = "register runsc with --oci-seccomp, as `codecell setup --runtime runsc` does"
+        return Check("walls", State.WARNING, found, advice)
+    if kernel == "shared" and not user_namespace:
+        advice = "for strangers' code: gVisor (`codecell setup --runtime runsc`), a rootless engine"
+        return Check("walls", State.OK, found, advice)
+    return Check("walls", State.OK, found)
 
 
 def check_python(version: Sequence[int]) -> Check:

@@ -312,6 +312,11 @@ REQUIREMENTS: dict[str, Requirement] = {
         "The parsers on both ends of the protocol take any stream of bytes, however it is cut.",
         "bounded frames, known types, one kind of error; fuzzed, with a kept corpus",
     ),
+    "res:every-bomb": Requirement(
+        "Bombs of memory, processes, time, formats, output and files in a dozen languages, and "
+        "bombs in compilers, end as stated and leave the next run alone.",
+        "the cell's limits; no language is trusted to have limits of its own",
+    ),
     # --- every door, one case each ---
     "seccomp:every-door": Requirement(
         "Every system call and kind of socket that is not allowed is refused by the filter, "

@@ -1,7 +1,7 @@
 """The parsers of both ends of the protocol against bytes that nobody wrote, and a kept corpus.
 
 The server's end must be safe from any cell, the agent's from a server gone wrong: a fault there
-would be a cell's end, never a program's gain. `CODECELL_SOAK` draws more (`make soak`). A case that
+would be a cell's end, never a program's gain. `SOAK` draws more (`make soak`). A case that
 once failed is added to corpus/ as a file and is tried for ever.
 """
 
@@ -20,7 +20,7 @@ from codecell.frames import HEADER, MAGIC, MAX_PAYLOAD, Decoder, Frame, Kind, de
 from codecell.incell.channel import BUFFER, CHUNK, Channel, ServerGone
 
 CORPUS = sorted((Path(__file__).parent / "corpus").glob("*.bin"))
-EXAMPLES = 20_000 if os.environ.get("CODECELL_SOAK") else 300
+EXAMPLES = 20_000 if os.environ.get("SOAK") else 300
 FROM_AGENT = [kind for kind in Kind if kind > 64]
 
 lengths = st.integers(0, 64) | st.sampled_from([MAX_PAYLOAD, MAX_PAYLOAD + 1, 2**31, 2**32 - 1])

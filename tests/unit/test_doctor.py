@@ -165,3 +165,40 @@ def test_an_absent_engine_is_one_line_and_status_125(
     assert run(["images", "list"]) == 125
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("codecell: no container engine answers at unix:///nonexistent")
+
+
+@pytest.mark.parametrize(
+    ("version", "state"),
+    [
+        ("1.6.20~ds1", doctor.State.WARNING),
+        ("1.7.28", doctor.State.WARNING),
+        ("1.7.29", doctor.State.OK),
+        ("v2.1.4", doctor.State.WARNING),
+        ("2.2.0", doctor.State.OK),
+        ("3.0.0", doctor.State.OK),
+    ],
+)
+def test_containerd_is_judged_by_its_own_branch(version: str, state: doctor.State) -> None:
+    (check,) = doctor.check_containerd(version)
+    assert check.state is state
+
+
+def test_an_engine_that_does_not_tell_its_containerd_is_not_judged_by_it() -> None:
+    assert doctor.check_containerd("") == []
+
+
+@pytest.mark.parametrize(
+    ("kernel", "seccomp", "state", "words"),
+    [
+        ("shared", True, doctor.State.OK, "the host's own kernel, our system call filter"),
+        ("gvisor", True, doctor.State.OK, "gVisor's kernel, our system call filter"),
+        ("gvisor", False, doctor.State.WARNING, "gVisor's kernel, no system call filter"),
+        ("guest", True, doctor.State.OK, "a virtual machine's kernel"),
+    ],
+)
+def test_walls_are_told_as_they_are(
+    kernel: str, seccomp: bool, state: doctor.State, words: str
+) -> None:
+    check = doctor.check_walls(kernel=kernel, seccomp=seccomp, apparmor=False, user_namespace=False)
+    assert check.state is state
+    assert check.found.startswith(words)

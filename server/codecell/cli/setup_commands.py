@@ -174,6 +174,18 @@ def _examine(settings: "Settings") -> "list[Check]":
             security_options=facts.security_options,
             missing_limits=facts.missing_limits,
         )
+        checks += judge.check_containerd(facts.containerd_version)
+        runtime = settings.engine.runtime or facts.host.default
+        if runtime in facts.host.runtimes:
+            given = facts.host.runtimes[runtime]
+            checks.append(
+                judge.check_walls(
+                    kernel=given.kernel.value,
+                    seccomp=given.filters,
+                    apparmor=facts.host.apparmor and given.kernel.value == "shared",
+                    user_namespace=facts.host.user_namespace,
+                )
+            )
         root = Path(facts.root_folder)
         if facts.root_folder and where.is_local and root.is_absolute():
             checks.append(judge.check_disk(free_bytes(root), facts.root_folder))

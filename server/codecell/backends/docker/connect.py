@@ -16,6 +16,7 @@ from docker.context import ContextAPI
 from docker.errors import APIError, DockerException
 from docker.utils import kwargs_from_env
 
+from codecell.backends.docker.runtimes import Host, read_host
 from codecell.errors import EngineUnavailable, SandboxError
 from codecell.settings import EngineSettings
 
@@ -170,6 +171,8 @@ class EngineFacts:
     version: str
     api_version: str
     runc_version: str
+    containerd_version: str
+    host: Host
     kernel: str
     system: str
     cgroup_version: str
@@ -199,6 +202,8 @@ def read_facts(version: Mapping[str, Any], info: Mapping[str, Any]) -> EngineFac
         version=str(version.get("Version", "")),
         api_version=str(version.get("ApiVersion", "")),
         runc_version=str(components.get("runc", {}).get("Version", "")),
+        containerd_version=str(components.get("containerd", {}).get("Version", "")),
+        host=read_host(info),
         kernel=str(info.get("KernelVersion", "")),
         system=str(info.get("OperatingSystem", "")),
         cgroup_version=str(info.get("CgroupVersion", "1")),
