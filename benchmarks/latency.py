@@ -25,6 +25,15 @@ def codecell(
     return call
 
 
+def step(served: Served, language: str) -> Entry:
+    """A call in one live session: its cell and its interpreter are there."""
+
+    async def call() -> float:
+        return await served.timed(language, peers.PROGRAMS[language], session_id="benchmark")
+
+    return call
+
+
 def blocking(peer: peers.Peer, calm_s: float = 0.0) -> Entry:
     """A peer that is not ours; it blocks this process as it would block its caller."""
 

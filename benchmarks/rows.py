@@ -66,6 +66,9 @@ ROWS = (
         _warm("javascript"), "x", 0.3, 0.1),
     Row("bash_to_bare", "Bash, warm / bare `bash -c`",
         _warm("bash"), "x", 4, 2),
+    Row("step_to_bare", "Python, a step in a live session / bare `python3 -c`",
+        lambda r: r["latency"]["codecell python step"]["median_ms"]
+        / r["latency"]["bare python"]["median_ms"], "x", 0.5, None),
     Row("gvisor_to_bare", "Python under gVisor, warm / bare (where runsc is registered)",
         lambda r: r["gvisor"]["codecell python, gVisor"]["median_ms"]
         / r["gvisor"]["bare python, beside it"]["median_ms"], "x", None, None),

@@ -140,6 +140,7 @@ class Suite:
                     served, language, calm_s=effort.calm_s
                 )
                 entries[f"bare {language}"] = latency.blocking(peers.bare(language))
+            entries["codecell python step"] = latency.step(served, "python")
             if self.numpy:
                 other = await stack.enter_async_context(
                     serve(engine__image_prefix=prepare.PREFIX, pool__languages=ONLY_PYTHON)

@@ -34,6 +34,7 @@ class Kind(IntEnum):
     FILE = 10
     DATA = 11
     COLLECT = 12
+    REMOVE = 20
     HELLO = 65
     READY = 66
     STDOUT = 67

@@ -180,14 +180,15 @@ class Link:
         *,
         job: bytes,
         files: Sequence[File] = (),
+        gone: Sequence[str] = (),
         stdin: bytes,
         limits: RunLimits,
         on_output: OnOutput,
     ) -> Facts:
         """Run one step to its end and return what happened.
 
-        The files are written before the step begins. Cancellation stops the program's processes
-        before it is passed on.
+        The files are written before the step begins, and what is `gone` is removed. Cancellation
+        stops the program's processes before it is passed on.
 
         Raises:
             CellLost: the cell ended for a reason that is not the program's.
@@ -227,7 +228,7 @@ class Link:
             grace += INTERRUPT_S
         try:
             with anyio.move_on_after(step.timeout_s + grace):
-                await self._start(run, header, files, job, stdin)
+                await self._start(run, header, files, gone, job, stdin)
                 await run.done.wait()
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
@@ -241,11 +242,18 @@ class Link:
         return run.facts or await self._autopsy(time.monotonic() - began)
 
     async def _start(
-        self, run: _Run, header: dict[str, Any], files: Sequence[File], job: bytes, stdin: bytes
+        self,
+        run: _Run,
+        header: dict[str, Any],
+        files: Sequence[File],
+        gone: Sequence[str],
+        job: bytes,
+        stdin: bytes,
     ) -> None:
         """Send everything a run needs, in one piece where it is small."""
         frames = [
             encode_json(Kind.RUN, run.number, header),
+            *(encode(Kind.REMOVE, run.number, path.encode()) for path in gone),
             *(frame for file in files for frame in encode_file(run.number, file)),
             *encode_bulk(Kind.JOB, run.number, job),
             *encode_bulk(Kind.STDIN, run.number, stdin),

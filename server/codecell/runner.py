@@ -25,6 +25,7 @@ from codecell.model import (
     CompileReport,
     Ending,
     Facts,
+    File,
     FileReport,
     Isolation,
     Keep,
@@ -163,16 +164,20 @@ class Runner:
         leased = turn.lease() if turn else self._pool.lease(plan.cell, plan.caller)
         async with leased as link:
             tale.isolation = link.cell.isolation
-            facts = await self._steps(link, plan, tale)
+            files, gone = turn.bring(self.store) if turn else ((), ())
+            facts = await self._steps(link, plan, tale, (*files, *plan.files), gone)
             tale.phase(Phase.COLLECTING)
             if facts.files_changed:
                 await self._collect(link, facts.files_changed, tale)
+            if turn:
+                turn.pack(plan.files, tale.files)
             return facts
 
-    async def _steps(self, link: Link, plan: Plan, tale: "_Tale") -> Facts:
+    async def _steps(
+        self, link: Link, plan: Plan, tale: "_Tale", files: tuple[File, ...], gone: tuple[str, ...]
+    ) -> Facts:
         """Run the steps one after the other in one cell; the first that fails is the last."""
         facts = Facts(ending=Ending.EXITED, exit_code=0)
-        files = plan.files
         for step in plan.steps:
             tale.begin(step)
             try:
@@ -180,6 +185,7 @@ class Runner:
                     step,
                     job=_job(step, plan),
                     files=files,
+                    gone=gone,
                     stdin=plan.stdin if step.kind == "run" else b"",
                     limits=plan.limits,
                     on_output=tale.take,
@@ -191,7 +197,7 @@ class Runner:
                 tale.compiled(facts)
             if facts.ending is not Ending.EXITED or facts.exit_code != 0:
                 break
-            files = ()
+            files, gone = (), ()
         return facts
 
     async def _collect(self, link: Link, changes: int, tale: "_Tale") -> None:

@@ -8,7 +8,7 @@ is decided in `tenure`.
 
 import secrets
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Literal
 
@@ -16,12 +16,16 @@ import anyio
 import structlog
 
 from codecell import tenure
-from codecell.errors import RequestError, SandboxError, SessionBusy
+from codecell.errors import RequestError, ResourceNotFound, SandboxError, SessionBusy
+from codecell.language import SANDBOX
 from codecell.link import Link
+from codecell.luggage import Luggage
 from codecell.model import (
     CellSpec,
     Ending,
     Facts,
+    File,
+    FileReport,
     Kept,
     Plan,
     SessionInfo,
@@ -31,6 +35,7 @@ from codecell.model import (
 from codecell.observer import Observers, SessionEvent
 from codecell.pool import Pool
 from codecell.settings import Settings
+from codecell.store import Store
 
 NEW = "new"
 Action = Literal["opened", "closed", "expired", "evicted", "lost"]
@@ -46,6 +51,7 @@ class _Cell:
         self.link = link
         self.generation = 0
         self.memory_bytes = link.idle_bytes
+        self.seen = 0  # the version of the session's files that it has
 
     def note(self, found: Kept | None) -> None:
         if found is not None:
@@ -63,6 +69,7 @@ class Session:
         self.runs = 0
         self.closed: str | None = None  # why, once it is
         self.cells: dict[CellSpec, _Cell] = {}
+        self.luggage = Luggage()
         self.turn = anyio.Lock()  # fair: calls run in the order of their coming
 
     @property
@@ -108,6 +115,44 @@ class Turn:
             held = await self._open()
         yield held.link
 
+    def bring(self, store: Store) -> tuple[tuple[File, ...], tuple[str, ...]]:
+        """Return what other languages' steps changed since this cell last saw it.
+
+        Returns:
+            The files to write, and the paths to remove.
+        """
+        session, language = self._session, self._plan.language
+        held = session.cells[self._plan.cell]
+        files, gone, left = [], [], []
+        for path, piece in session.luggage.waiting(language, held.seen):
+            match piece.content:
+                case None if piece.left:
+                    left.append(f"{path} ({piece.left})")
+                case None:
+                    gone.append(path)
+                case File() as file:
+                    files.append(file)
+                case changed:
+                    try:
+                        content = store.read(store.find(changed.uri or "", session.caller))
+                    except ResourceNotFound:
+                        left.append(f"{path} (no longer stored)")
+                        continue
+                    files.append(File(path=path, content=content, mode=changed.mode or 0o644))
+        if left:
+            self.news.append(tenure.left_behind(left, language))
+        held.seen = session.luggage.version
+        return tuple(files), tuple(gone)
+
+    def pack(self, brought: Iterable[File], report: FileReport) -> None:
+        """Note what this call's files and its program have changed, for the other languages."""
+        session, main = self._session, self._plan.main
+        others = [file for file in brought if f"{SANDBOX}/{file.path}" != main]
+        session.luggage.pack(self._plan.language, others, report)
+        held = session.cells.get(self._plan.cell)
+        if held is not None:
+            held.seen = session.luggage.version
+
     async def _open(self) -> _Cell:
         session, spec = self._session, self._plan.cell
         link = await self._sessions.pool.keep(spec, session.caller)
@@ -119,6 +164,7 @@ class Turn:
 
     def _lost(self, how: str) -> None:
         held = self._session.cells.pop(self._plan.cell)
+        self._session.luggage.drop(self._plan.language)
         self._sessions.pool.let_go(held.link)
         self._sessions.tell("lost", self._session, self._plan.language)
         self.state = SessionState.LOST_AND_RECREATED

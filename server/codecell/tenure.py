@@ -165,6 +165,12 @@ def news(facts: Facts, *, known: int, interpreter: bool) -> str | None:
     return " ".join(said) or None
 
 
+def left_behind(names: list[str], language: str) -> str:
+    """Name the files that another language's cell has and this one does not."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"Not carried over to {language}: {', '.join(names[:SHOWN])}{more}."
+
+
 def _why_dead(facts: Facts) -> str:
     match facts.ending:
         case Ending.EXITED if facts.oom_kills and facts.signal is not None:

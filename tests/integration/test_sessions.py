@@ -14,6 +14,7 @@ import pytest
 from codecell.app import open_runner
 from codecell.backends.docker.owners import LABEL_OWNER, Owner
 from codecell.errors import RequestError, SessionBusy
+from codecell.languages import LANGUAGES
 from codecell.model import Input, Outcome, Request, SessionReport, SessionState, Status
 from codecell.runner import Runner
 from codecell.settings import Settings, load
@@ -393,10 +394,56 @@ async def test_each_step_lists_what_it_changed_and_nothing_of_the_steps_before(
     assert (await step("x = 1")).files.changed == ()
 
 
+async def test_one_session_in_several_languages_has_the_same_files(
+    cold: Runner, installed: set[str]
+) -> None:
+    step = Talk(cold)
+    await step(
+        "open('table.csv', 'w').write('1,2')", files=(Input(path="lib/a.txt", content=b"A"),)
+    )
+    shell = await step("cat table.csv lib/a.txt; echo 3 >>table.csv; rm lib/a.txt", language="bash")
+    assert (shell.status, shell.stdout.text) == (Status.SUCCESS, "1,2A")
+    assert [file.path for file in shell.files.changed] == ["lib/a.txt", "table.csv"]
+    seen = await step("import os; print(open('table.csv').read(), os.listdir('lib'))")
+    assert seen.stdout.text == "1,23\n []\n"
+    assert seen.files.changed == ()
+    await step("os.symlink('/etc', 'link')")
+    read = await step("console.log(require('fs').readFileSync('table.csv', 'utf8'))",
+                      language="javascript")  # fmt: skip
+    assert read.stdout.text == "1,23\n\n"
+    assert reported(read).reason == "Not carried over to javascript: link (symlink)."
+    if "c" in installed:
+        code = '#include <stdio.h>\nint main(void) { puts(fopen("table.csv", "r") ? "y" : "n"); }'
+        compiled = await step(code, language="c")
+        assert (compiled.stdout.text, reported(compiled).kept) == ("y\n", FILES)
+        assert (await step("ls", language="bash")).stdout.text.split() == ["lib", "table.csv"]
+
+
+@pytest.mark.parametrize("language", sorted(LANGUAGES))
+async def test_every_language_is_a_step_whose_files_stay(
+    language: str, cold: Runner, installed: set[str]
+) -> None:
+    if language not in installed:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"no image: {language}")
+    program = exiting(language)
+    step = Talk(cold, language)
+    files = (Input(path="kept.txt", content=b"x"),)
+    first = await step(program, files=files, timeout_s=60)
+    again = await step(program, timeout_s=60)
+    assert first.exit_code == again.exit_code != 0, (first.stderr.text, first.error_message)
+    assert (reported(again).state, reported(again).runs) == (SessionState.REUSED, 2)
+    assert "files" in reported(again).kept
+
+
 async def test_env_that_only_a_fresh_start_reads_is_refused(cold: Runner) -> None:
     with pytest.raises(RequestError, match=r"PYTHONPATH.*only read when Python starts"):
         await Talk(cold)("x = 1", env=(("PYTHONPATH", "/tmp"),))
     assert not cold.list_sessions("local")
+
+
+def exiting(language: str) -> str:
+    folder = Path(__file__).parent.parent / "languages" / language
+    return next(folder.glob("exit.*")).read_text(encoding="utf-8")
 
 
 SESSIONS = int(os.environ.get("SOAK_SESSIONS", "60"))

@@ -29,6 +29,7 @@ from codecell.incell.channel import (
     JOB,
     PROTOCOL,
     READY,
+    REMOVE,
     RUN,
     STDIN,
     VALUES,
@@ -114,6 +115,8 @@ class Agent:
             self.tree.open(payload)
         elif kind == DATA:
             self.tree.write(payload)
+        elif kind == REMOVE:
+            self.tree.remove(str(payload, "utf-8"))
         elif kind == JOB:
             run.child.add_job(payload)
         elif kind == STDIN:

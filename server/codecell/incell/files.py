@@ -105,6 +105,19 @@ class Tree:
             self.failure = self.failure or f"{path}: {error.strerror}"
         self.write(payload[end:])
 
+    def remove(self, path: str) -> None:
+        """Remove a file that another cell of the session has lost; it may be gone already."""
+        try:
+            parent, name = self._descend(path)
+            try:
+                os.unlink(name, dir_fd=parent)
+            finally:
+                os.close(parent)
+        except OSError:
+            pass
+        self._before.pop(path, None)
+        self._sent.pop(path, None)
+
     def write(self, data: memoryview) -> None:
         """Append to the file."""
         try:
