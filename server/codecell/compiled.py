@@ -17,6 +17,14 @@ JVM_HEAP = (
     "-XX:-UsePerfData",
     "-Xshare:auto",
 )
+# What is larger than that heap in one piece the JVM itself refuses. A program may catch that; where
+# it ends badly, the mark tells why. (A program that makes the file itself says no more of itself.)
+JVM_MARK = f"{TMP}/.out-of-memory"
+JVM_MEMORY = (
+    *JVM_HEAP,
+    f"-XX:OnOutOfMemoryError=: >{JVM_MARK}",
+    "-XX:+DisplayVMOutputToStderr",  # or its remark on that would be in the program's output
+)
 KOTLIN_LIBRARY = "/usr/share/java/kotlin-stdlib.jar"
 
 # Calls main/1 with the arguments, main/0 or start/0, whichever there is; a failure is told.
@@ -164,7 +172,8 @@ COMPILED = (
             "-J-XX:TieredStopAtLevel=1", "-J-XX:-UsePerfData", "-proc:none", "-Xlint:all",
             "-d", SANDBOX, "{main}", "{others}",
         ),
-        run=("/usr/bin/java", *JVM_HEAP, "-cp", SANDBOX, "{entry}"),
+        run=("/usr/bin/java", *JVM_MEMORY, "-cp", SANDBOX, "{entry}"),
+        oom_mark=JVM_MARK,
         version=("/usr/bin/java", "-version"),
         preinstalled=("Java SE class library",),
         notes="The file is named after the program's public class, in any package.",
@@ -180,7 +189,8 @@ COMPILED = (
         file_name="main.kt",
         naming=naming.kotlin,
         compile=("/usr/local/bin/compile-kotlin", "-d", SANDBOX, "{main}", "{others}"),
-        run=("/usr/bin/java", *JVM_HEAP, "-cp", f"{SANDBOX}:{KOTLIN_LIBRARY}", "{entry}"),
+        run=("/usr/bin/java", *JVM_MEMORY, "-cp", f"{SANDBOX}:{KOTLIN_LIBRARY}", "{entry}"),
+        oom_mark=JVM_MARK,
         version=("/usr/local/bin/compile-kotlin", "-version"),
         preinstalled=("Kotlin and Java class libraries",),
         memory_bytes=1024 * MIB,

@@ -40,6 +40,8 @@ class Language:
         compile_env, env: environment of the steps; the request's own is the program's alone.
         takes_args: whether a program can see arguments at all.
         version: the command that prints the installed version, run once when the image is built.
+        oom_mark: the file by which a runtime with a heap limit of its own tells that it ran out;
+            empty where the kernel alone judges.
         preinstalled: what a program can import beyond the standard library.
         image: an operator's own image; None is ours.
         python: the interpreter in the image that the agent runs on.
@@ -66,6 +68,7 @@ class Language:
     env: tuple[tuple[str, str], ...] = ()
     takes_args: bool = True
     version: tuple[str, ...] = ()
+    oom_mark: str = ""
     preinstalled: tuple[str, ...] = ()
     image: str | None = None
     python: str = PYTHON

@@ -218,6 +218,7 @@ class Link:
             "kill_bytes": limits.output_kill_bytes,
             "again": again,
             "compiles": step.kind == "compile",
+            "oom_mark": step.oom_mark,
             "session": step.keep,
             "step": "",
         }
@@ -383,6 +384,7 @@ def facts_from(value: dict[str, Any]) -> Facts:
             exit_code=_whole(code, 255) if signal is None else None,
             signal=_whole(signal, 64) if code is None else None,
             oom_kills=_whole(value["oom_kills"], 2**31),
+            heap_full=value.get("heap_full") is True,
             usage=Usage(
                 wall_s=_seconds(value["wall_s"]),
                 cpu_s=_seconds(value["cpu_s"]),

@@ -159,6 +159,7 @@ class Step:
     env: tuple[tuple[str, str], ...] = ()
     keep: Keep = Keep.NOTHING
     code: bytes = b""  # what an interpreter that lives is told to run
+    oom_mark: str = ""  # see Language
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,6 +242,7 @@ class Facts:
     exit_code: int | None = None
     signal: int | None = None
     oom_kills: int = 0
+    heap_full: bool = False  # says the program's runtime, which has a limit of its own
     usage: Usage = field(default_factory=Usage)
     stdout_bytes: int = 0
     stderr_bytes: int = 0

@@ -253,6 +253,7 @@ def _run(language: Language, request: Request, limits: RunLimits, words: Words) 
         argv=(*command, *request.args),
         timeout_s=limits.timeout_s,
         env=(*language.env, *request.env),
+        oom_mark=language.oom_mark,
     )
 
 

@@ -33,6 +33,8 @@ def verdict(facts: Facts, plan: Plan, step: Step | None = None) -> tuple[Status,
             return Status.SUCCESS, None
         case Ending.EXITED if facts.oom_kills:
             return Status.OUT_OF_MEMORY, f"The program ran out of its {memory} of memory."
+        case Ending.EXITED if facts.heap_full:
+            return Status.OUT_OF_MEMORY, f"The program's heap was full; the cell has {memory}."
         case Ending.EXITED if facts.signal is not None:
             name = signal_name(facts.signal)
             return Status.EXECUTION_ERROR, f"The program was killed by {name}."

@@ -96,3 +96,35 @@ async def test_compile_error(run: Run, language: str) -> None:
 async def test_out_of_memory(run: Run, language: str) -> None:
     outcome = await run(language, program(language, "memory"), timeout_s=60)
     assert outcome.status is Status.OUT_OF_MEMORY, said(outcome)
+
+
+JAVA_HUGE = """
+public class Main {
+    public static void main(String[] args) {
+        %s
+    }
+}
+"""
+HUGE_ARRAY = "System.out.println(new byte[1 << 30].length);"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "exit_code"),
+    [
+        (HUGE_ARRAY, Status.OUT_OF_MEMORY, 1),
+        (
+            f"try {{ {HUGE_ARRAY} }} catch (OutOfMemoryError e) {{ System.out.println(1); }}",
+            Status.SUCCESS,
+            0,
+        ),
+        ('System.err.println("java.lang.OutOfMemoryError"); System.exit(3);',
+         Status.EXECUTION_ERROR, 3),
+    ],
+    ids=["uncaught", "caught", "only printed"],
+)  # fmt: skip
+async def test_an_array_that_no_heap_holds(
+    run: Run, body: str, status: Status, exit_code: int
+) -> None:
+    outcome = await run("java", JAVA_HUGE % body, timeout_s=60)
+    assert (outcome.status, outcome.exit_code) == (status, exit_code), said(outcome)
+    assert "OnOutOfMemoryError" not in outcome.stdout.text

@@ -1,5 +1,6 @@
 """The table of languages, the operator's part of it, and the plans that follow from it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,15 @@ def test_how_a_compile_step_can_end(facts: Facts, status: Status, words: str) ->
     found, message = verdict(facts, made, made.steps[0])
     assert found is status
     assert words in (message or "")
+
+
+def test_a_full_heap_is_a_reason_only_for_a_failure() -> None:
+    made = planned("java")
+    assert made.steps[1].oom_mark
+    failed = Facts(ending=Ending.EXITED, exit_code=1, heap_full=True)
+    assert verdict(failed, made)[0] is Status.OUT_OF_MEMORY
+    assert verdict(replace(failed, exit_code=0), made)[0] is Status.SUCCESS
+    assert verdict(replace(failed, heap_full=False), made)[0] is Status.EXECUTION_ERROR
 
 
 # the operator's part

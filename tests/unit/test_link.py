@@ -172,6 +172,7 @@ async def test_a_run_gives_its_output_and_its_facts() -> None:
             "kill_bytes": 1000,
             "again": False,
             "compiles": False,
+            "oom_mark": "",
             "session": "",
             "step": "",
         }

@@ -28,8 +28,8 @@ class Run:
 
     __slots__ = (
         "again", "before", "child", "compiles", "deadline", "done", "drained", "ended", "ending",
-        "kill_bytes", "looked", "maxrss_bytes", "number", "outputs", "parting", "session",
-        "started", "status", "step", "timeout_s", "values",
+        "kill_bytes", "looked", "maxrss_bytes", "number", "oom_mark", "outputs", "parting",
+        "session", "started", "status", "step", "timeout_s", "values",
     )  # fmt: skip
 
     def __init__(self, number: int, child: Child, limits: dict[str, Any]) -> None:
@@ -52,11 +52,14 @@ class Run:
         self.parting = False  # whether its end was seen before it was reaped
         self.maxrss_bytes = 0
         self.before: Reading | None = None  # None until the program is told to go
+        self.oom_mark: str = limits.get("oom_mark", "")
         self.started = self.ended = 0.0
         self.deadline = NEVER  # of the program, then of its output
 
     def go(self, before: Reading) -> None:
         """Let the program begin."""
+        if self.oom_mark and os.path.exists(self.oom_mark):  # of an earlier run in a session
+            os.unlink(self.oom_mark)
         self.before = before
         self.started = time.monotonic()
         self.deadline = self.started + self.timeout_s
@@ -125,6 +128,7 @@ class Run:
             "code": code,
             "signal": signal,
             "oom_kills": after.oom_kills - before.oom_kills,
+            "heap_full": bool(self.oom_mark) and os.path.exists(self.oom_mark),
             "wall_s": max(self.ended - (self.started or self.ended), 0.0),
             "cpu_s": after.cpu_since(before),
             "peak_memory_bytes": peak if peak > before.peak_bytes else self.maxrss_bytes,
