@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 from codecell.errors import RequestError
 from codecell.files import check, path_error, shown, sources
-from codecell.language import SANDBOX, Language
+from codecell.language import PLACEHOLDERS, SANDBOX, Language
 from codecell.model import (
     CellLimits,
     CellSpec,
@@ -23,6 +23,8 @@ from codecell.model import (
 from codecell.settings import DEFAULT, LimitSettings, Policy, Settings
 
 MAX_ARGS, MAX_ENV = 256, 128
+# {others} is no part of a word: see Words.fill.
+_PLACEHOLDER = re.compile("|".join(re.escape(name) for name in PLACEHOLDERS if name != "{others}"))
 MAX_ARGS_BYTES = MAX_ENV_BYTES = 64 * 1024
 SESSION_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 CHARS_PER_TOKEN = 4  # near enough for English text and code
@@ -214,13 +216,12 @@ class Words:
             "{memory_mib}": str(self.memory_mib),
             "{heap_mib}": str(self.memory_mib * 5 // 4),
         }
-        pattern = re.compile("|".join(map(re.escape, values)))
         filled: list[str] = []
         for part in command:
             if part == "{others}":
                 filled += [f"{SANDBOX}/{path}" for path in self.others]
             else:
-                filled.append(pattern.sub(lambda match: values[match[0]], part))
+                filled.append(_PLACEHOLDER.sub(lambda match: values[match[0]], part))
         return tuple(filled)
 
 
