@@ -17,11 +17,15 @@ class ClientConfig:
         title: the client's name.
         where: where the text goes.
         text: what to paste there.
+        key: under which its own file has servers.
+        server: what stands there for this one.
     """
 
     title: str
     where: str
     text: str
+    key: str
+    server: dict[str, object]
 
 
 def command() -> list[str]:
@@ -37,30 +41,31 @@ def command() -> list[str]:
 
 def _claude_desktop(argv: list[str]) -> ClientConfig:
     where = "claude_desktop_config.json (Settings > Developer > Edit Config)"
-    return ClientConfig("Claude Desktop", where, _json("mcpServers", _server(argv)))
+    return _file("Claude Desktop", where, "mcpServers", _server(argv))
 
 
 def _claude_code(argv: list[str]) -> ClientConfig:
     text = f"claude mcp add codecell -- {shlex.join(argv)}"
-    return ClientConfig("Claude Code", "a shell, in your project", text)
+    server = {"type": "stdio", **_server(argv)}
+    return ClientConfig("Claude Code", "a shell, in your project", text, "mcpServers", server)
 
 
 def _vscode(argv: list[str]) -> ClientConfig:
-    text = _json("servers", {"type": "stdio", **_server(argv)})
-    return ClientConfig("VS Code", ".vscode/mcp.json", text)
+    return _file("VS Code", ".vscode/mcp.json", "servers", {"type": "stdio", **_server(argv)})
 
 
 def _cursor(argv: list[str]) -> ClientConfig:
     where = ".cursor/mcp.json, or ~/.cursor/mcp.json for every project"
-    return ClientConfig("Cursor", where, _json("mcpServers", _server(argv)))
+    return _file("Cursor", where, "mcpServers", _server(argv))
+
+
+def _file(title: str, where: str, key: str, server: dict[str, object]) -> ClientConfig:
+    text = json.dumps({key: {"codecell": server}}, indent=2)
+    return ClientConfig(title, where, text, key, server)
 
 
 def _server(argv: list[str]) -> dict[str, object]:
     return {"command": argv[0], "args": argv[1:]}
-
-
-def _json(key: str, server: dict[str, object]) -> str:
-    return json.dumps({key: {"codecell": server}}, indent=2)
 
 
 CLIENTS: dict[str, Callable[[list[str]], ClientConfig]] = {

@@ -1,8 +1,10 @@
 """`codecell serve`, `demo` and `client-config`: the MCP server, at work, in a client."""
 
+from pathlib import Path
+
 import click
 
-from codecell.cli import Invocation
+from codecell.cli import Invocation, client_files
 from codecell.cli.client_config import CLIENTS, command
 
 
@@ -57,8 +59,20 @@ def demo(context: click.Context) -> int:
 
 @click.command("client-config")
 @click.argument("client", type=click.Choice(list(CLIENTS)))
-def client_config(client: str) -> None:
-    """Print the configuration to paste into an MCP client."""
+@click.option(
+    "--write",
+    "to_file",
+    is_flag=True,
+    help="Write it into the client's own file; what is there stays, and a copy is kept.",
+)
+def client_config(client: str, *, to_file: bool) -> None:
+    """Print the configuration to paste into an MCP client, or write it there."""
     config = CLIENTS[client](command())
-    click.echo(f"{config.title}: {config.where}", err=True)
-    click.echo(config.text)
+    if not to_file:
+        click.echo(f"{config.title}: {config.where}", err=True)
+        click.echo(config.text)
+        return
+    path = client_files.locate(client, Path.home(), Path.cwd())
+    backup = client_files.write(path, config.key, config.server)
+    kept = f"; what was there is kept as {backup.name}" if backup is not None else ""
+    click.echo(f"{config.title}: written to {path}{kept}", err=True)
