@@ -17,7 +17,7 @@ help: ## Show this list
 run: setup ## Set everything up, then run programs through MCP
 	@$(BIN)/codecell demo
 
-test: setup $(STAMPS)/dev $(STAMPS)/node images ## The same set-up, then every check and every test, real Docker included
+test: setup $(STAMPS)/dev $(STAMPS)/node $(STAMPS)/chromium images ## The same set-up, then every check and every test, real Docker included
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/codecell setup --yes --runtime runsc || test "$$CI" != true
 	$(PYTEST)
@@ -74,6 +74,11 @@ $(STAMPS)/dev: $(STAMPS)/run requirements-dev.lock
 $(STAMPS)/node: $(STAMPS)/dev tests/conformance/package-lock.json
 	@echo "installing the Node tools of tests/conformance"
 	@$(BIN)/python tests/conformance/install.py
+	@touch $@
+
+# The browser that the status page is tested in; where it can't be installed the tests say so.
+$(STAMPS)/chromium: .ci/get-chromium
+	@sh .ci/get-chromium
 	@touch $@
 
 # A virtual environment that was removed or half made is made again, whatever the stamps say; a

@@ -11,6 +11,7 @@ from codecell import log
 from codecell.backends import open_backend
 from codecell.observer import Observer, Observers
 from codecell.pool import Pool
+from codecell.recent import Recent
 from codecell.runner import Runner
 from codecell.settings import Settings
 from codecell.store import Store
@@ -35,8 +36,9 @@ async def open_runner(
     An engine that is away is no error here: each run reports it until it is back.
     """
     log.keep_quiet()
+    recent = Recent()
     witness = await _witness(settings, lambda text: told.trouble("audit", text))
-    told = Observers([*([witness] if witness else ()), *observers])
+    told = Observers([recent, *([witness] if witness else ()), *observers])
     backend = open_backend(settings)
     store = Store(settings.store)
     raised: Exception | None = None
@@ -46,7 +48,7 @@ async def open_runner(
             tasks.start_soon(pool.keep_ready)
             tasks.start_soon(_keep_clean, store)
             try:
-                runner = Runner(pool, settings, store, told)
+                runner = Runner(pool, settings, store, told, recent)
                 tasks.start_soon(runner.sessions.keep_time)
                 yield runner
             except Exception as error:  # noqa: BLE001  raised below, where no task group wraps it

@@ -2,6 +2,7 @@
 
     CodecellError
     ├── RequestError            the caller's fault; its text is safe to show
+    │   └── KeyReused           an idempotency key stands for another request
     ├── BusyError               no room now; says when to retry
     │   ├── RateLimited         none for this caller: its minute is used up
     │   └── SessionBusy         earlier calls of the session take long
@@ -24,6 +25,10 @@ class CodecellError(Exception):
 
 class RequestError(CodecellError):
     """A request that cannot be planned; the text names the field and the valid values."""
+
+
+class KeyReused(RequestError):
+    """An idempotency key that stands for a different request."""
 
 
 class BusyError(CodecellError):

@@ -89,6 +89,7 @@ class Link:
         self.runs = 0
         self.boot_id = ""
         self.caller: str | None = None  # whose cell it is, from its first lease on
+        self.leased = False
         self.stale = False  # not used since the pool last looked
         self.idle_bytes = TYPICAL_BYTES
         self.wiping = False  # whether the last step asked for the cell to be wiped behind it

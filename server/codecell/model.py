@@ -177,6 +177,7 @@ class Request:
     max_output_tokens: int | None = None  # shown of the output, at four characters each
     caller: str = "local"
     session_id: str | None = None
+    idempotency_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from typing import Literal, ParamSpec
 
 import structlog
 
-from codecell.errors import CodecellError
+from codecell.errors import CodecellError, SandboxError
 from codecell.model import Outcome, Plan, Request
 
 log = structlog.get_logger(__name__)
@@ -81,6 +81,34 @@ class SessionEvent:
     session_id: str
     caller: str
     language: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Census:
+    """The cells of one language, counted.
+
+    Attributes:
+        ready: they wait for a run.
+        kept: used ones that wait for their own caller.
+        starting: they are being made.
+        leased: they serve a run.
+        target: how many ready ones are wanted.
+    """
+
+    ready: int = 0
+    kept: int = 0
+    starting: int = 0
+    leased: int = 0
+    target: int = 0
+
+    def __add__(self, other: "Census") -> "Census":
+        return Census(
+            ready=self.ready + other.ready,
+            kept=self.kept + other.kept,
+            starting=self.starting + other.starting,
+            leased=self.leased + other.leased,
+            target=self.target + other.target,
+        )
 
 
 class Observer:
@@ -184,14 +212,25 @@ class Observers(Observer):
         _tell(self._left, run)
 
     async def admit(self, run: Run) -> None:
-        """Ask all; the first that refuses decides.
+        """Ask all, so that each hears of the run that it will hear the end of.
 
         Raises:
-            SandboxError: an observer refused.
+            SandboxError: an observer refused; of several, the first.
         """
+        refusal: SandboxError | None = None
+        more: list[Awaitable[None]] = []
         for admitted in self._admitted:
-            if (more := admitted(run)) is not None:
-                await more
+            try:
+                if (rest := admitted(run)) is not None:
+                    more.append(rest)
+            except SandboxError as error:
+                refusal = refusal or error
+            except Exception:
+                log.exception("an observer failed")
+        for rest in more:
+            await rest
+        if refusal is not None:
+            raise refusal
 
     def phase(self, run: Run, phase: Phase) -> None:
         """Tell all."""

@@ -16,7 +16,7 @@ from anyio.abc import TaskGroup
 from codecell.errors import SandboxError
 from codecell.link import Link
 from codecell.model import CellSpec
-from codecell.observer import CellEvent, Observers, Reason
+from codecell.observer import CellEvent, Census, Observers, Reason
 from codecell.policy import cell_spec
 from codecell.sandbox import Backend
 from codecell.settings import Settings
@@ -45,6 +45,7 @@ class Pool:
         self.backend = backend
         self._observers = observers if observers is not None else Observers()
         self._settings = settings.pool
+        self.tasks = tasks  # of the whole server: they outlive every call
         self._tasks = tasks
         self._warm = warm
         self._starting = 0
@@ -72,6 +73,21 @@ class Pool:
         shelf = self._shelves.get(spec)
         return sum(link.usable for link in shelf.ready) if shelf else 0
 
+    def census(self) -> dict[str, Census]:
+        """Count the cells of each language."""
+        found: dict[str, Census] = {}
+        for shelf in self._shelves.values():
+            language = shelf.spec.language
+            counted = Census(
+                ready=len(shelf.ready),
+                kept=len(shelf.kept),
+                starting=shelf.starting,
+                leased=sum(link.spec is shelf.spec and link.leased for link in self._links),
+                target=shelf.target,
+            )
+            found[language] = found[language] + counted if language in found else counted
+        return found
+
     @asynccontextmanager
     async def lease(self, spec: CellSpec, caller: str) -> AsyncIterator[Link]:
         """Give one cell to one run of a caller.
@@ -82,6 +98,7 @@ class Pool:
         link, waited_s = await self._take(spec, caller)
         link.bind(caller)
         self._leased += 1
+        link.leased = True
         self._observers.leased(spec.language, waited_s)
         self._refill_soon()  # a long run must not keep the next callers waiting
         after: Callable[[Link], Coroutine[None, None, None]] = self._discard
@@ -91,6 +108,7 @@ class Pool:
                 after = self._recycle if link.wiping else self._retire
         finally:
             self._leased -= 1
+            link.leased = False
             if not self._closed:  # else all are discarded, and the tasks may be over
                 self._tasks.start_soon(after, link)
             self._refill_soon()

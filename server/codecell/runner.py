@@ -11,7 +11,14 @@ import structlog
 from codecell import policy, values
 from codecell.admission import Admission
 from codecell.collection import Collection, fetched
-from codecell.errors import BusyError, CellLost, RequestError, SandboxError, StoreFull
+from codecell.errors import (
+    BusyError,
+    CellLost,
+    KeyReused,
+    RequestError,
+    SandboxError,
+    StoreFull,
+)
 from codecell.frames import (
     Kind,
     encode_job,
@@ -19,6 +26,7 @@ from codecell.frames import (
     encode_shell_job,
     encode_shell_step,
 )
+from codecell.idempotency import Retries
 from codecell.link import Link
 from codecell.model import (
     Captured,
@@ -40,10 +48,11 @@ from codecell.model import (
     Step,
     Usage,
 )
-from codecell.observer import Observers, Phase, Place, Run, Watch
+from codecell.observer import Census, Observers, Phase, Place, Run, Watch
 from codecell.output import UTF8_MAX, Capture, shares, show, show_together
 from codecell.pool import Pool
 from codecell.quota import Quotas
+from codecell.recent import Recent
 from codecell.sessions import Sessions, Turn
 from codecell.settings import Settings
 from codecell.store import Store
@@ -60,6 +69,7 @@ class Runner:
     Attributes:
         store: the results that can be read later.
         observers: who is told.
+        recent: the runs in flight and the latest ones, where it is among the observers.
     """
 
     def __init__(
@@ -68,9 +78,12 @@ class Runner:
         settings: Settings,
         store: Store | None = None,
         observers: Observers | None = None,
+        recent: Recent | None = None,
     ) -> None:
         self.store = store if store is not None else Store(settings.store)
+        self.recent = recent if recent is not None else Recent()
         self.observers = observers if observers is not None else Observers()
+        self._retries = Retries(settings.retries, pool.tasks)
         self._pool = pool
         self._settings = settings
         self.sessions = Sessions(pool, settings, self.observers)
@@ -83,12 +96,23 @@ class Runner:
     async def execute(self, request: Request, *, watch: Watch | None = None) -> Outcome:
         """Run a program; whatever the program does is a value.
 
-        Cancellation stops the program's processes; observers still get what it had printed.
+        Cancellation stops the program's processes; observers still get what it had printed. A
+        request with an idempotency key runs once: its run goes on without this call.
 
         Raises:
             RequestError: the request can't be planned; nothing was touched.
             BusyError: no place and no room to wait.
         """
+        key = request.idempotency_key
+        if key is None:
+            return await self._execute(request, watch)
+        try:
+            return await self._retries.execute(request, key, self._execute, watch)
+        except KeyReused as error:
+            self.observers.refused(request.caller, request, error)
+            raise
+
+    async def _execute(self, request: Request, watch: Watch | None) -> Outcome:
         started = time.monotonic()
         try:
             if any(file.uri is not None for file in request.files):
@@ -222,6 +246,10 @@ class Runner:
         """
         policy.check_session_id(session_id)
         return await self.sessions.close(caller, session_id)
+
+    def census(self) -> dict[str, Census]:
+        """Count the pool's cells by language."""
+        return self._pool.census()
 
     async def languages(self, caller: str = "local") -> tuple[LanguageInfo, ...]:
         """Tell what a caller can run, as really installed.

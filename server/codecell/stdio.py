@@ -71,10 +71,11 @@ async def _serve(settings: Settings, wire: Wire) -> int:
     from codecell.app import open_runner
     from codecell.attack.gate import UNSAFE, guarding
     from codecell.tools import build_server
+    from codecell.traces import traced
 
     status = 0
 
-    async with anyio.create_task_group() as watch:
+    async with anyio.create_task_group() as watch, traced() as spans:
         with anyio.CancelScope() as scope:
 
             def leave(with_status: int) -> None:
@@ -84,7 +85,7 @@ async def _serve(settings: Settings, wire: Wire) -> int:
 
             watch.start_soon(leaving.on_signal, leave)
             gates = guarding(settings, watch, lambda: leave(UNSAFE))
-            async with open_runner(settings, observers=gates) as runner:
+            async with open_runner(settings, observers=(*gates, *spans)) as runner:
                 server = build_server(runner, settings)
                 async with _streams(wire) as (incoming, outgoing):
                     await server.run(incoming, outgoing, server.create_initialization_options())

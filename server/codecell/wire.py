@@ -64,6 +64,11 @@ class ExecuteCodeInput(WireInput):
         description="Show about so many tokens of output at most (4 characters each): beginning "
         "and end are kept.",
     )
+    idempotency_key: Annotated[str | None, Expect("a string of 1 to 128 characters")] = Field(
+        None,
+        description="Any string of your own: repeating the call with it never runs the program "
+        "twice, but returns the first run's result.",
+    )
 
 
 class ListSessionsInput(WireInput):
@@ -269,6 +274,7 @@ def to_request(arguments: ExecuteCodeInput, caller: str) -> Request:
         max_output_tokens=arguments.max_output_tokens,
         caller=caller,
         session_id=arguments.session_id,
+        idempotency_key=arguments.idempotency_key,
     )
 
 

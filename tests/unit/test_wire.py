@@ -96,7 +96,7 @@ def test_unknown_fields_are_named_and_the_valid_ones_listed() -> None:
     assert refusal({**MINIMAL, "privileged": True, "mounts": []}) == (
         'Unknown fields "privileged", "mounts"; '
         "valid fields are language, code, stdin, args, env, timeout, session_id, "
-        "max_output_tokens."
+        "max_output_tokens, idempotency_key."
     )
     with pytest.raises(ValidationError) as caught:
         ListLanguagesInput.model_validate({"all": True})

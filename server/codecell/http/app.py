@@ -49,7 +49,7 @@ def build_app(
         transports: `http` for `/mcp`, `sse` for `/sse` and `/messages/`.
         ready: tells what keeps the server from serving, for `/ready`.
         authenticate: names the caller of a request; None lets everybody in as `local`.
-        open_routes: further routes that need no caller; their paths begin with `/.well-known/`.
+        open_routes: further routes that need no caller; the page, or below `/.well-known/`.
         operator_routes: further routes, for callers with the scope `operate` alone.
     """
     most = settings.body_bytes

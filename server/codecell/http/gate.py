@@ -20,6 +20,7 @@ from codecell.settings.serving import HttpSettings
 
 CALLER = "codecell.caller"
 OPEN_PATHS = ("/health", "/ready")
+PAGE_PATH = "/"  # the status page, which holds no data
 OPEN_PREFIX = "/.well-known/"
 
 
@@ -88,7 +89,7 @@ class Gate:
         headers = Headers(scope=scope)
         if refused := wrong_address(headers, scope["scheme"], self._settings):
             return refused
-        if path.startswith(OPEN_PREFIX):
+        if path == PAGE_PATH or path.startswith(OPEN_PREFIX):
             return None
         caller = await self._authenticate(headers)
         if isinstance(caller, Refusal):

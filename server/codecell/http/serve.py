@@ -73,7 +73,10 @@ async def _serve(settings: Settings, transport: str, announce: Callable[[str], N
     from codecell.http.connection import protocol
     from codecell.http.health import Readiness
     from codecell.http.oauth import metadata_route
+    from codecell.http.operator import operator_routes, page_route
+    from codecell.metrics import Metrics
     from codecell.tools import build_server
+    from codecell.traces import traced
 
     class Server(uvicorn.Server):
         @contextmanager
@@ -83,6 +86,7 @@ async def _serve(settings: Settings, transport: str, announce: Callable[[str], N
     http = settings.http
     listener = _listen(http.host, http.port)
     status = 0
+    metrics = Metrics()
     server: Server | None = None
 
     def leave(with_status: int) -> None:
@@ -91,16 +95,20 @@ async def _serve(settings: Settings, transport: str, announce: Callable[[str], N
         if server is not None:
             server.should_exit = True
 
-    async with anyio.create_task_group() as watch:
+    async with anyio.create_task_group() as watch, traced() as spans:
         gates = guarding(settings, watch, lambda: leave(UNSAFE))
-        async with open_runner(settings, observers=gates) as runner:
+        async with open_runner(settings, observers=(*gates, metrics, *spans)) as runner:
             app = build_app(
                 build_server(runner, settings, caller_of),
                 settings,
                 transports=_transports(transport, with_sse=http.sse),
                 ready=Readiness(runner, settings),
                 authenticate=_bearer(settings),
-                open_routes=[metadata_route(settings.oauth)] if settings.oauth.issuer else [],
+                open_routes=[
+                    page_route(),
+                    *([metadata_route(settings.oauth)] if settings.oauth.issuer else []),
+                ],
+                operator_routes=operator_routes(runner, metrics, settings),
             )
             config = uvicorn.Config(
                 app,

@@ -40,6 +40,7 @@ from codecell.settings.sections import (
     LimitSettings,
     LogSettings,
     PoolSettings,
+    RetrySettings,
     RunSettings,
     Section,
     SecuritySettings,
@@ -61,6 +62,7 @@ __all__ = [
     "OAuthSettings",
     "Policy",
     "PoolSettings",
+    "RetrySettings",
     "RunSettings",
     "SecuritySettings",
     "SessionSettings",
@@ -88,6 +90,7 @@ class Settings(BaseSettings):
 
     limits: LimitSettings = LimitSettings()
     runs: RunSettings = RunSettings()
+    retries: RetrySettings = RetrySettings()
     pool: PoolSettings = PoolSettings()
     sessions: SessionSettings = SessionSettings()
     files: FileSettings = FileSettings()

@@ -111,6 +111,17 @@ class RunSettings(Section):
     )
 
 
+class RetrySettings(Section):
+    """Calls with an `idempotency_key`: how long a repeated one gets the first one's result."""
+
+    ttl_s: Seconds = Field(
+        600.0,
+        description="Time that the result of a call with an idempotency_key is kept, in seconds",
+    )
+    count: Count = Field(1000, description="Such results kept at a time; the oldest go first")
+    size: Size = Field(ByteSize(64 * MIB), description="Memory that such results may take together")
+
+
 class PoolSettings(Section):
     """Cells kept ready before anyone asks."""
 
