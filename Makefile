@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check unit images schemas security gvisor soak soak lock clean distclean setup
+.PHONY: help run test check unit images schemas security gvisor soak lock clean distclean setup
 .DELETE_ON_ERROR:
 
 help: ## Show this list
