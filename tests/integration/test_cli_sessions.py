@@ -58,11 +58,11 @@ def test_the_repl_goes_on_in_a_servers_session(url: str) -> None:
 
 def test_the_repl_keeps_a_session_of_its_own() -> None:
     steps = (
-        "def f(n):\n    return n * 7\n\nx = (\n  6)\nprint(f(x))\n1 / 0\n"
+        "def f(n):\n    return n * 7\n\nx = (\n  6)\nprint(f(x))\nx + 1\n1 / 0\n"
         "%language bash\ny=4; echo $((y + 1))\n%language cobol\nprint"
     )
     done = codecell("repl", stdin=steps)
-    assert (done.returncode, done.stdout) == (0, "42\n5\n")
+    assert (done.returncode, done.stdout) == (0, "42\n7\n5\n")
     assert "ZeroDivisionError" in done.stderr
     assert "language 'cobol' is not supported" in done.stderr
 

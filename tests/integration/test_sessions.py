@@ -104,6 +104,19 @@ async def test_a_python_session_looks_like_python(cold: Runner) -> None:
     assert (await step("print(sys.argv, repr(sys.stdin.read()))")).stdout.text == "[''] ''\n"
 
 
+async def test_python_shows_the_value_that_a_step_ends_in(cold: Runner) -> None:
+    step = Talk(cold)
+    shown = await step("x = 6\nx * 7")
+    assert (shown.result.text if shown.result else None, shown.stdout.text) == ("42", "")
+    assert (await step("x")).result is not None
+    assert (await step("y = _ + 1")).result is None
+    awaited = await step("import asyncio\nawait asyncio.sleep(0, [1, 2])")
+    assert awaited.result is not None
+    assert awaited.result.text == "[1, 2]"
+    told = await step("display('a', 2); print(y)")
+    assert (len(told.displays), told.stdout.text) == (2, "7\n")
+
+
 async def test_javascript_keeps_its_scope(cold: Runner) -> None:
     step = Talk(cold, "javascript")
     await step("const x = 20; let y; class A {}; function f() { return 2 * x }")

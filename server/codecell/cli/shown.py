@@ -16,6 +16,8 @@ def show(result: ExecuteCodeOutput, *, verbose: bool = False) -> None:
         write(sys.stderr, result.compile.output)
     write(sys.stdout, result.stdout)
     write(sys.stderr, result.stderr)
+    for value in (*result.displays, *([result.result] if result.result is not None else [])):
+        write(sys.stdout, f"{value.text}\n")
     if verbose:
         say("\n".join(facts(result)))
         return

@@ -53,6 +53,14 @@ def show_open() -> None:
             quietly(lambda figure=figure: _show(figure))
 
 
+def end_step() -> None:
+    """Show at the end of a session's step what it left open, and close it, as a notebook does."""
+    show_open()
+    helpers = sys.modules.get("matplotlib._pylab_helpers")
+    if helpers is not None:
+        quietly(helpers.Gcf.destroy_all)
+
+
 def _managers(helpers: Any) -> list[Any]:
     return sorted(helpers.Gcf.figs.values(), key=lambda manager: manager.num)
 

@@ -6,13 +6,18 @@ holds no more of it than its text.
 
 from __future__ import annotations
 
+import builtins
 import os
 import sys
 from _ast import Expr, Expression, Module
 
 from codecell.incell.child import take
+from codecell.incell.lazy import LOADED, module
+from codecell.incell.modules import MODULES
 from codecell.incell.program import (
     UNFLUSHED,
+    choose_backend,
+    display,
     exit_status,
     flush_last,
     flushed,
@@ -70,6 +75,7 @@ class Steps:
         main.__dict__.update(__builtins__=__builtins__, __annotations__={})
         sys.modules["__main__"] = main
         sys.dont_write_bytecode = True  # as in a run: it would be among the step's files
+        MODULES.after["matplotlib"] = choose_backend
         self.scope = main.__dict__
         self.flags = TOP_LEVEL_AWAIT
         self.pid = os.getpid()
@@ -80,12 +86,16 @@ class Steps:
         os.environ.update(head["env"])
         sys.argv[:] = sys.orig_argv[:] = ["", *head["argv"][1:]]
         renew_stdin()
+        if "codecell.incell.values" in LOADED:
+            module("values").VALUES.__init__()  # this step has shown nothing yet
         status = 0
         failure: BaseException | None = None
         try:
             self._execute(head["code"], f"<step {number}>")
         except BaseException as error:
             failure = error
+        if "matplotlib.pyplot" in sys.modules:
+            module("figures").end_step()
         if failure is not None:
             status = self._report(failure)
         del failure
@@ -100,11 +110,17 @@ class Steps:
         tree: Any = compile(text, name, "exec", self.flags | ONLY_AST, dont_inherit=True)
         last = tree.body.pop() if tree.body and isinstance(tree.body[-1], Expr) else None
         codes = self._compiled(tree, last, name)
+        if b"display(" in source:
+            builtins.__dict__["display"] = display  # as in a notebook
+        value = None
         if any(code.co_flags & COROUTINE for code in codes):
-            self._wait_for(codes)
+            value = self._wait_for(codes)
         else:
             for code in codes:
-                eval(code, self.scope)
+                value = eval(code, self.scope)
+        if value is not None:
+            builtins.__dict__["_"] = value
+            module("values").VALUES.result(value)
 
     def _compiled(self, tree: Module, last: Any, name: str) -> list[CodeType]:
         """Return the statements, then the expression that they end in: its value is the step's."""

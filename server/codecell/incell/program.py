@@ -128,9 +128,9 @@ def _execute(path: str, scope: dict[str, Any]) -> BaseException | None:
     try:
         with open(path, "rb") as file:
             source = file.read()
-        MODULES.after["matplotlib"] = _choose_backend
+        MODULES.after["matplotlib"] = choose_backend
         if b"display(" in source:
-            builtins.__dict__["display"] = _display  # as in a notebook
+            builtins.__dict__["display"] = display  # as in a notebook
         code, last = parts(source, path)
         del source
         exec(code, scope)
@@ -209,12 +209,12 @@ def _ends_otherwise(source: bytes) -> bool:
     return end.startswith(OTHERWISE) and not any(sign in end for sign in (b";", b"'''", b'"""'))
 
 
-def _display(*objects: object) -> None:
+def display(*objects: object) -> None:
     """Show objects, in order, beside what is printed."""
     module("values").VALUES.display(*objects)
 
 
-def _choose_backend(matplotlib: ModuleType) -> None:
+def choose_backend(matplotlib: ModuleType) -> None:
     module("figures").choose(matplotlib, os.environ.get("MPLBACKEND"))
 
 
