@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from mcp.types import CallToolResult, ImageContent, TextContent
+from mcp.types import CallToolResult, ContentBlock, TextContent
 from pydantic import BaseModel
 
 
@@ -12,11 +12,11 @@ def refusal(text: str) -> CallToolResult:
 
 
 def answer(
-    result: BaseModel, text: str, images: Sequence[ImageContent] = (), *, failed: bool = False
+    result: BaseModel, text: str, shown: Sequence[ContentBlock] = (), *, failed: bool = False
 ) -> CallToolResult:
-    """Give a result as structured content and the same as text, with its images."""
+    """Give a result as structured content and the same as text, with what is shown."""
     return CallToolResult(
-        content=[TextContent(type="text", text=text), *images],
+        content=[TextContent(type="text", text=text), *shown],
         structured_content=result.model_dump(mode="json"),
         is_error=failed,
     )

@@ -14,9 +14,18 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from codecell.app import open_runner
 from codecell.callers import LOCAL
-from codecell.model import LanguageInfo, Outcome, Request, SessionInfo
+from codecell.model import ChangedFile, Input, LanguageInfo, Outcome, Request, SessionInfo
 from codecell.runner import Runner
 from codecell.settings import Settings, load
+
+Files = Mapping[str, str | bytes] | None
+
+
+def _inputs(files: Files) -> tuple[Input, ...]:
+    return tuple(
+        Input(path=path, content=content.encode() if isinstance(content, str) else bytes(content))
+        for path, content in (files or {}).items()
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +37,10 @@ class Sandbox:
     async def execute(
         self,
         language: str,
-        code: str,
+        code: str = "",
         *,
+        files: Files = None,
+        entrypoint: str | None = None,
         stdin: str = "",
         args: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
@@ -37,6 +48,16 @@ class Sandbox:
         session_id: str | None = None,
     ) -> Outcome:
         """Run a program; however it ends, its outcome is returned.
+
+        Args:
+            language: id or alias.
+            code: the program; may be left out where one of the files is the program.
+            files: what is written into /sandbox first: relative paths and contents.
+            entrypoint: the path of the program's file, if it is not the language's usual one.
+            stdin: standard input.
+            args: command-line arguments.
+            env: variables to add.
+            timeout_s: time limit; by default the configured one.
 
         Raises:
             RequestError: the request is not valid; nothing was run.
@@ -46,6 +67,8 @@ class Sandbox:
             Request(
                 language=language,
                 code=code,
+                files=_inputs(files),
+                entrypoint=entrypoint,
                 stdin=stdin,
                 args=tuple(args),
                 env=tuple((env or {}).items()),
@@ -53,6 +76,15 @@ class Sandbox:
                 session_id=session_id,
             )
         )
+
+    def read_file(self, file: ChangedFile, offset: int = 0, length: int | None = None) -> bytes:
+        """Return the content of a file of an outcome (`outcome.files.changed`), or a part of it.
+
+        Raises:
+            ResourceNotFound: it was deleted by the run, or is kept no longer.
+        """
+        store = self._runner.store
+        return store.read(store.find(file.uri or "", LOCAL.name), offset, length)
 
     def sessions(self) -> tuple[SessionInfo, ...]:
         """List the open sessions, the oldest first."""
@@ -85,8 +117,10 @@ class BlockingSandbox:
     def execute(
         self,
         language: str,
-        code: str,
+        code: str = "",
         *,
+        files: Files = None,
+        entrypoint: str | None = None,
         stdin: str = "",
         args: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
@@ -98,6 +132,8 @@ class BlockingSandbox:
             self._sandbox.execute,
             language,
             code,
+            files=files,
+            entrypoint=entrypoint,
             stdin=stdin,
             args=args,
             env=env,
@@ -105,6 +141,10 @@ class BlockingSandbox:
             session_id=session_id,
         )
         return self._portal.call(call)
+
+    def read_file(self, file: ChangedFile, offset: int = 0, length: int | None = None) -> bytes:
+        """Return the content of a file of an outcome; raises as `Sandbox.read_file` does."""
+        return self._portal.call(self._sandbox.read_file, file, offset, length)
 
     def sessions(self) -> tuple[SessionInfo, ...]:
         """List the open sessions, the oldest first."""

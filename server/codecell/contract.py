@@ -7,7 +7,7 @@ names the field.
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -48,15 +48,21 @@ def _sentences(error: ValidationError, model: type[WireInput]) -> Iterator[str]:
     for item in error.errors(include_url=False, include_context=False):
         location, kind = item["loc"], item["type"]
         if kind == "extra_forbidden":
-            unknown.append(_quoted(location[-1]))
+            if len(location) == 1:
+                unknown.append(_quoted(location[0]))
+            else:
+                inner, _ = _model(model, location)
+                where, field = _path(model, location[:-1]), _quoted(location[-1])
+                known = ", ".join(inner.model_fields)
+                yield f"{where} has the unknown field {field}; valid fields are {known}."
             continue
         expected = _expected(model, location)
         if kind == "missing":
-            yield f"{location[0]} is required and must be {expected}."
+            yield f"{_path(model, location)} is required and must be {expected}."
         else:
             # A string that does not match a pattern is of the right type.
             instead = "" if kind == "string_pattern_mismatch" else _instead(item["input"])
-            yield f"{_path(location)} must be {expected}{instead}."
+            yield f"{_path(model, location)} must be {expected}{instead}."
     if unknown:
         fields = list(model.model_fields)
         valid = f"valid fields are {', '.join(fields)}" if fields else "no arguments are accepted"
@@ -69,17 +75,34 @@ def _sentences(error: ValidationError, model: type[WireInput]) -> Iterator[str]:
 def _expected(model: type[WireInput], location: tuple[int | str, ...]) -> str:
     if not location:
         return "an object"
-    if len(location) > 1:
-        return "a string"  # the only nested values are those of args and env
-    metadata = model.model_fields[str(location[0])].metadata
+    model, rest = _model(model, location)
+    if not rest:
+        return "an object with " + " and ".join(list(model.model_fields)[:2])
+    if len(rest) > 1:
+        return "a string"  # the other nested values are those of args and env
+    metadata = model.model_fields[str(rest[0])].metadata
     return next((item.text for item in metadata if isinstance(item, Expect)), "valid")
 
 
-def _path(location: tuple[int | str, ...]) -> str:
+def _model(
+    model: type[WireInput], location: tuple[int | str, ...]
+) -> tuple[type[WireInput], tuple[int | str, ...]]:
+    """Follow a location into arrays of objects; return the last model, and the rest within it."""
+    if len(location) > 1 and isinstance(location[1], int):
+        for inner in get_args(model.model_fields[str(location[0])].annotation):
+            if isinstance(inner, type) and issubclass(inner, WireInput):
+                return _model(inner, location[2:])
+    return model, location
+
+
+def _path(model: type[WireInput], location: tuple[int | str, ...]) -> str:
     if not location:
         return "arguments"
-    inner = "".join(f"[{p}]" if isinstance(p, int) else f"[{_quoted(p)}]" for p in location[1:])
-    return f"{location[0]}{inner}"
+    inner, rest = _model(model, location)
+    if inner is not model and rest:
+        return f"{_path(model, location[: -len(rest)])}.{_path(inner, rest)}"
+    steps = "".join(f"[{p}]" if isinstance(p, int) else f"[{_quoted(p)}]" for p in location[1:])
+    return f"{location[0]}{steps}"
 
 
 def _quoted(name: object) -> str:

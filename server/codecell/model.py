@@ -397,6 +397,7 @@ class Why(StrEnum):
     UNREADABLE = "unreadable"
     NO_ROOM = "no_room"
     NOT_SEARCHED = "not_searched"
+    NOT_LISTED = "not_listed"  # it comes back, but the list has no room for it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 import anyio
 
 from codecell.observer import Phase, Place, Run, Stream, Watch
-from codecell.render import harmless
+from codecell.visible import harmless
 
 EVERY_S = 1.0
 LINE_CHARS = 160

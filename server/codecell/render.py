@@ -5,12 +5,13 @@ the server says follows under headings that carry the run's id, which a program 
 can't forge.
 """
 
-import re
 from collections.abc import Iterable
 
 from pydantic_core import to_json
 
+from codecell.listing import FEW_FILES, file_facts, fit_files
 from codecell.output import mark
+from codecell.visible import harmless, size
 from codecell.wire import (
     CompileOutput,
     ExecuteCodeOutput,
@@ -32,42 +33,24 @@ _MARK_BYTES = 120  # more than `mark` costs in both places
 # Upper bound of what one character can cost: \u001b in the structured field, <U+E0041> in the text.
 _DEAREST_CHAR = 6 + 9
 
-# C0 (but \t and \n), DEL and C1; bidi marks, embeddings, overrides and isolates; line separators;
-# invisible format characters that smuggle text, and the whole plane of tags.
-_UNSAFE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
-    "\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff]"
-)
-
-
-def harmless(text: str) -> str:
-    """Make control, bidi and tag characters visible; newline and tab stay what they are."""
-    return _UNSAFE.sub(_visible, text)
-
-
-def _visible(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    if code < 0x20:
-        return chr(0x2400 + code)  # the picture of a control character, such as ␛
-    if code == 0x7F:
-        return "\u2421"
-    return f"<U+{code:04X}>"
-
 
 def fit(result: ExecuteCodeOutput, beside: int = 0) -> ExecuteCodeOutput:
-    """Shorten the streams until structured result and text together fit; the flags tell.
+    """Shorten lists and streams until structured result and text together fit; the flags tell.
 
     Args:
         result: what is to be sent.
         beside: bytes that its other content takes.
     """
+    if (files := fit_files(result.files)) is not result.files:
+        result = result.model_copy(update={"files": files})
     message = result.error_message
     if message is not None and len(message) > _MAX_MESSAGE_CHARS:
         result = result.model_copy(update={"error_message": message[:_MAX_MESSAGE_CHARS] + "..."})
     texts = _texts(result)
     shows = bool(result.result or result.displays)
     small = sum(map(len, texts.values())) * _DEAREST_CHAR < MAX_RESULT_BYTES // 2
-    if small and not beside and not shows:
+    listed = sum(len(found) for _, found in result.files)
+    if small and not beside and not shows and listed < FEW_FILES:
         return result
     most = MAX_RESULT_BYTES - _ENVELOPE_BYTES - beside
     bare = _bare(result)
@@ -253,6 +236,7 @@ def facts(result: ExecuteCodeOutput) -> Iterable[str]:
         )
         + _rest(result.stderr_elided_bytes, result.stderr_resource)
     )
+    yield from file_facts(result.files)
     usage = result.usage
     yield (
         f"time: {result.execution_time:.3f} s in all; program {usage.wall_s:.3f} s, "
@@ -319,16 +303,6 @@ def limits_text(limits: LimitsOutput) -> str:
         f"{limits.processes} processes, {limits.output_chars} characters per stream, "
         f"/sandbox {size(limits.sandbox_bytes)}, /tmp {size(limits.tmp_bytes)}"
     )
-
-
-def size(count: int) -> str:
-    """Write a number of bytes for people."""
-    value = float(count)
-    for unit in ("B", "KiB", "MiB"):
-        if value < 1024:
-            return f"{value:.4g} {unit}"
-        value /= 1024
-    return f"{value:.4g} GiB"
 
 
 def languages_text(result: ListLanguagesOutput) -> str:

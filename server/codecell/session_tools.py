@@ -13,12 +13,12 @@ from codecell.errors import RequestError
 from codecell.model import SessionInfo
 from codecell.render import session_line
 from codecell.settings import Settings
+from codecell.translation import from_session
 from codecell.wire import (
     CloseSessionInput,
     CloseSessionOutput,
     ListSessionsInput,
     ListSessionsOutput,
-    from_session,
 )
 
 log = structlog.get_logger()

@@ -17,6 +17,7 @@ from mcp.types import (
     INVALID_PARAMS,
     CallToolRequestParams,
     CallToolResult,
+    ContentBlock,
     ImageContent,
     ListToolsResult,
     PaginatedRequestParams,
@@ -33,16 +34,17 @@ from codecell.errors import BusyError, RateLimited, RequestError, SandboxError, 
 from codecell.model import LanguageInfo, Outcome, Request, SessionInfo, Status
 from codecell.observer import Watch
 from codecell.progress import Progress, reporting
-from codecell.render import fit, languages_text, result_text, size
+from codecell.render import fit, languages_text, result_text
+from codecell.resources import BLOCKS_BYTES, Resources, block_bytes
 from codecell.settings import DEFAULT, Settings
+from codecell.store import Store
+from codecell.translation import from_languages, from_outcome, to_request
+from codecell.visible import size
 from codecell.wire import (
     ExecuteCodeInput,
     ExecuteCodeOutput,
     ListLanguagesInput,
     ListLanguagesOutput,
-    from_languages,
-    from_outcome,
-    to_request,
 )
 from codecell.wire_values import pictures
 
@@ -56,6 +58,8 @@ _RESULT_META = {"anthropic/maxResultSizeChars": 500_000}
 
 class Runs(Protocol):
     """What the tools need of a `Runner`."""
+
+    store: Store
 
     async def execute(self, request: Request, *, watch: Watch | None = None) -> Outcome:
         """Run one request."""
@@ -85,7 +89,8 @@ def build_server(
         caller_of: names the authenticated caller of a call; stdio has one.
     """
     tools = tool_definitions(settings)
-    handlers = _Handlers(runner, caller_of)
+    resources = Resources(runner.store, caller_of)
+    handlers = _Handlers(runner, settings, caller_of, resources)
 
     async def list_tools(_: Context, __: PaginatedRequestParams | None) -> ListToolsResult:
         return ListToolsResult(tools=tools)
@@ -114,6 +119,9 @@ def build_server(
         cache_hints={"tools/list": CacheHint(ttl_ms=300_000, scope="public")},
         on_list_tools=list_tools,
         on_call_tool=call_tool,
+        on_list_resources=resources.listing,
+        on_list_resource_templates=resources.templates,
+        on_read_resource=resources.read,
     )
 
 
@@ -177,7 +185,9 @@ def _execute_description(settings: Settings) -> str:
         "files stay, and in Python, JavaScript and Bash variables, for the next call with that id; "
         "`session` in the result says what was kept.\n"
         "- No network. The working directory is /sandbox; /sandbox and /tmp are writable, the rest "
-        "is read-only. Send input as `stdin`, `args` or `env`; print what you want back.\n"
+        "is read-only. Send input as `stdin`, `args`, `env` or `files` (data, or modules of a "
+        "program of several files); print what you want back, or leave files in /sandbox: images "
+        "and short texts are shown, all are readable at their `uri`.\n"
         f"- Time limit {limits.timeout_s:g} s unless `timeout` says otherwise, at most "
         f"{limits.max_timeout_s:g} s; {size(limits.memory)} memory, {limits.cpus:g} CPU, "
         f"{limits.processes} processes; {limits.output_chars} characters are kept of stdout and of "
@@ -190,8 +200,16 @@ def _execute_description(settings: Settings) -> str:
 class _Handlers:
     """The two tool handlers; every failure becomes a result that a model can act on."""
 
-    def __init__(self, runner: Runs, caller_of: Callable[[Context], Caller]) -> None:
+    def __init__(
+        self,
+        runner: Runs,
+        settings: Settings,
+        caller_of: Callable[[Context], Caller],
+        resources: Resources,
+    ) -> None:
         self._runner = runner
+        self._resources = resources
+        self._files = settings.files
         self._caller_of = caller_of
 
     async def execute_code(self, context: Context, arguments: dict[str, Any]) -> CallToolResult:
@@ -204,7 +222,10 @@ class _Handlers:
             return refusal(explain(error, ExecuteCodeInput))
         if given.session_id is not None and (denied := caller.lacks(Scope.SESSIONS)):
             return refusal(denied)
-        request = to_request(given, caller.name)
+        try:
+            request = to_request(given, caller.name)
+        except RequestError as error:
+            return refusal(str(error))
         if not context.meta or "progress_token" not in context.meta:
             return await self._run(request, None)
         watch = Progress()
@@ -217,11 +238,16 @@ class _Handlers:
     async def _run(self, request: Request, watch: Watch | None) -> CallToolResult:
         try:
             outcome = await self._runner.execute(request, watch=watch)
-            images = [
+            shown: list[ContentBlock] = [
                 ImageContent(type="image", data=b64encode(form.data).decode(), mime_type=form.mime)
                 for form in pictures(outcome)
             ]
-            result = fit(from_outcome(outcome), sum(len(image.data) + 100 for image in images))
+            beside = sum(map(block_bytes, shown))
+            if changed := outcome.files.changed:
+                room = BLOCKS_BYTES - beside
+                shown += self._resources.blocks(request.caller, changed, self._files, room)
+                beside = sum(map(block_bytes, shown))
+            result = fit(from_outcome(outcome), beside)
         except RequestError as error:
             return refusal(str(error))
         except RateLimited as error:
@@ -236,7 +262,7 @@ class _Handlers:
             log.exception("execute_code failed")
             return refusal("Internal error; the program may not have run. Try again.")
         return answer(
-            result, result_text(result), images, failed=result.status is Status.SETUP_ERROR
+            result, result_text(result), shown, failed=result.status is Status.SETUP_ERROR
         )
 
     async def list_languages(self, context: Context, arguments: dict[str, Any]) -> CallToolResult:

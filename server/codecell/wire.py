@@ -9,19 +9,29 @@ from pydantic import Field
 
 from codecell.contract import Expect, WireInput, WireOutput
 from codecell.model import (
-    CellLimits,
-    CompileReport,
-    LanguageInfo,
-    Outcome,
-    Request,
-    RunLimits,
-    SessionInfo,
-    SessionReport,
+    Change,
     SessionState,
     Status,
-    Usage,
+    Why,
 )
-from codecell.wire_values import ValueOutput, to_values
+from codecell.wire_values import ValueOutput
+
+
+class FileInput(WireInput):
+    """A file written into /sandbox before the program begins; one of the contents is required."""
+
+    path: Annotated[str, Expect("a string: a path relative to /sandbox")] = Field(
+        description="Path relative to /sandbox, such as data/in.csv."
+    )
+    content: Annotated[str | None, Expect("a string")] = Field(
+        None, description="Content as text (written as UTF-8)."
+    )
+    content_base64: Annotated[str | None, Expect("a string of base64")] = Field(
+        None, description="Content as base64, for bytes."
+    )
+    uri: Annotated[str | None, Expect("a string: a codecell:// address")] = Field(
+        None, description="Content by reference: the uri of a file that an earlier run returned."
+    )
 
 
 class ExecuteCodeInput(WireInput):
@@ -31,7 +41,9 @@ class ExecuteCodeInput(WireInput):
         description='Language id or alias from list_languages, such as "python" or "bash".'
     )
     code: Annotated[str, Expect("a string that holds the complete program")] = Field(
-        description="The complete source of the program. Print what you want to see."
+        "",
+        description="The complete source of the program. Print what you want to see. "
+        "Leave out only if one of `files` is the program.",
     )
     stdin: Annotated[str, Expect("a string")] = Field(
         "", description="Text the program reads from standard input."
@@ -41,6 +53,14 @@ class ExecuteCodeInput(WireInput):
     )
     env: Annotated[dict[str, str], Expect("an object whose values are strings")] = Field(
         {}, description="Environment variables to add, name to value."
+    )
+    files: Annotated[list[FileInput], Expect("an array of objects with path and content")] = Field(
+        [], description="Files to write into /sandbox first: data, modules, headers, go.mod."
+    )
+    entrypoint: Annotated[str | None, Expect("a string: the path of the program's file")] = Field(
+        None,
+        description="Path of the file to run if it is one of `files`, or where to put `code`; "
+        "leave out for the language's usual file.",
     )
     timeout: Annotated[
         float | None, Expect("a finite number of seconds greater than 0, such as 10")
@@ -181,6 +201,37 @@ class CloseSessionOutput(WireOutput):
     closed: OpenSessionOutput = Field(description="It is gone, with its files and variables.")
 
 
+class FileOutput(WireOutput):
+    """A file that the run left."""
+
+    path: str = Field(description="Relative to /sandbox.")
+    size: int = Field(description="Bytes.")
+    mode: str = Field(description="Permissions, such as 0644.")
+    mime_type: str = Field(description="Type, by name and first bytes.")
+    sha256: str = Field(description="Of the content.")
+    uri: str = Field(description="Read it with resources/read, or send it back in `files`.")
+
+
+class OmittedOutput(WireOutput):
+    """Something changed that does not come back."""
+
+    path: str | None = Field(description="Relative to /sandbox; null for several at once.")
+    change: Change | None = Field(description="What happened to it, if known.")
+    reason: Why = Field(description="Why it does not come back.")
+    size: int | None = Field(description="Its size in bytes, if known.")
+    target: str | None = Field(description="Where a symbolic link points.")
+    count: int = Field(description="How many, where path is null; 0: unknown.")
+
+
+class FilesOutput(WireOutput):
+    """What the run did to the files under /sandbox."""
+
+    created: list[FileOutput] = Field(description="New files.")
+    modified: list[FileOutput] = Field(description="Files of the request that it changed.")
+    deleted: list[str] = Field(description="Paths of files of the request that it removed.")
+    omitted: list[OmittedOutput] = Field(description="Changes that do not come back, with reason.")
+
+
 class ExecuteCodeOutput(WireOutput):
     """Result of one run. A program that fails is still a complete result."""
 
@@ -226,6 +277,7 @@ class ExecuteCodeOutput(WireOutput):
     compile: CompileOutput | None = Field(
         description="The compile step, apart from the run; null for a language without one."
     )
+    files: FilesOutput = Field(description="What the run did to files; contents are at their uri.")
     session: SessionOutput | None = Field(
         description="What became of the session; null for a call without session_id."
     )
@@ -259,153 +311,4 @@ class ListLanguagesOutput(WireOutput):
     languages: list[LanguageOutput] = Field(description="One entry per installed language.")
     not_installed: list[str] = Field(
         description="Ids of languages that could be run if the operator built their images."
-    )
-
-
-def to_request(arguments: ExecuteCodeInput, caller: str) -> Request:
-    """Turn valid arguments into a request; whether it can be served is the policy's decision."""
-    return Request(
-        language=arguments.language,
-        code=arguments.code,
-        stdin=arguments.stdin,
-        args=tuple(arguments.args),
-        env=tuple(arguments.env.items()),
-        timeout_s=arguments.timeout,
-        max_output_tokens=arguments.max_output_tokens,
-        caller=caller,
-        session_id=arguments.session_id,
-        idempotency_key=arguments.idempotency_key,
-    )
-
-
-def from_outcome(outcome: Outcome) -> ExecuteCodeOutput:
-    """State a run's outcome in the terms of the contract."""
-    value, displays = to_values(outcome)
-    return ExecuteCodeOutput(
-        run_id=outcome.run_id,
-        status=outcome.status,
-        exit_code=outcome.exit_code,
-        signal=outcome.signal,
-        stdout=outcome.stdout.text,
-        stderr=outcome.stderr.text,
-        stdout_bytes=outcome.stdout.total_bytes,
-        stderr_bytes=outcome.stderr.total_bytes,
-        stdout_truncated=outcome.stdout.truncated,
-        stderr_truncated=outcome.stderr.truncated,
-        stdout_repaired=outcome.stdout.repaired,
-        stderr_repaired=outcome.stderr.repaired,
-        stdout_elided_bytes=outcome.stdout.elided_bytes,
-        stderr_elided_bytes=outcome.stderr.elided_bytes,
-        stdout_sha256=outcome.stdout.sha256,
-        stderr_sha256=outcome.stderr.sha256,
-        stdout_resource=outcome.stdout.uri,
-        stderr_resource=outcome.stderr.uri,
-        result=value,
-        displays=displays,
-        execution_time=round(outcome.execution_time_s, 6),
-        error_message=outcome.error_message,
-        compile=_compile(outcome.compile) if outcome.compile else None,
-        session=_session(outcome.session) if outcome.session else None,
-        usage=_usage(outcome.usage),
-        limits=_limits(outcome.plan.limits, outcome.plan.cell.limits),
-        isolation=IsolationOutput(
-            runtime=outcome.isolation.runtime,
-            image=outcome.isolation.image,
-            image_digest=outcome.isolation.image_digest,
-            network=outcome.isolation.network,
-            kernel=outcome.isolation.kernel,
-            seccomp=outcome.isolation.seccomp,
-            apparmor=outcome.isolation.apparmor,
-            user_namespace=outcome.isolation.user_namespace,
-        ),
-    )
-
-
-def _usage(usage: Usage) -> UsageOutput:
-    return UsageOutput(
-        wall_s=round(usage.wall_s, 6),
-        cpu_s=round(usage.cpu_s, 6),
-        peak_memory_bytes=usage.peak_memory_bytes,
-    )
-
-
-def _compile(report: CompileReport) -> CompileOutput:
-    return CompileOutput(
-        exit_code=report.exit_code,
-        signal=report.signal,
-        output=report.output.text,
-        output_bytes=report.output.total_bytes,
-        output_truncated=report.output.truncated,
-        output_repaired=report.output.repaired,
-        timeout_s=report.timeout_s,
-        usage=_usage(report.usage),
-    )
-
-
-def _session(report: SessionReport) -> SessionOutput:
-    return SessionOutput.model_validate(
-        {
-            "id": report.id,
-            "state": report.state,
-            "reason": report.reason,
-            "kept": list(report.kept),
-            "age_s": round(report.age_s, 3),
-            "expires_in_s": round(report.expires_in_s, 3),
-            "runs": report.runs,
-            "waited_s": round(report.waited_s, 3),
-        }
-    )
-
-
-def from_session(info: SessionInfo) -> OpenSessionOutput:
-    """State an open session in the terms of the contract."""
-    return OpenSessionOutput(
-        id=info.id,
-        languages=list(info.languages),
-        busy=info.busy,
-        waiting=info.waiting,
-        age_s=round(info.age_s, 3),
-        idle_s=round(info.idle_s, 3),
-        expires_in_s=round(info.expires_in_s, 3),
-        runs=info.runs,
-        memory_bytes=info.memory_bytes,
-    )
-
-
-def from_languages(infos: tuple[LanguageInfo, ...]) -> ListLanguagesOutput:
-    """State what is installed in the terms of the contract."""
-    return ListLanguagesOutput(
-        languages=[_from_language(info) for info in infos if info.installed],
-        not_installed=[info.id for info in infos if not info.installed],
-    )
-
-
-def _from_language(info: LanguageInfo) -> LanguageOutput:
-    return LanguageOutput(
-        id=info.id,
-        title=info.title,
-        aliases=list(info.aliases),
-        version=info.version,
-        installed=info.installed,
-        file_name=info.file_name,
-        command=list(info.command),
-        compile_command=list(info.compile_command),
-        warm=info.warm_cells > 0,
-        warm_cells=info.warm_cells,
-        preinstalled=list(info.preinstalled),
-        limits=_limits(info.limits, info.cell_limits),
-        max_timeout_s=info.max_timeout_s,
-        notes=info.notes,
-    )
-
-
-def _limits(run: RunLimits, cell: CellLimits) -> LimitsOutput:
-    return LimitsOutput(
-        timeout_s=run.timeout_s,
-        memory_bytes=cell.memory_bytes,
-        cpus=cell.cpus,
-        processes=cell.pids,
-        output_chars=run.output_chars,
-        sandbox_bytes=cell.sandbox_bytes,
-        tmp_bytes=cell.tmp_bytes,
     )

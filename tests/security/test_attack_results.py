@@ -10,9 +10,10 @@ import pytest
 from codecell.app import open_runner
 from codecell.frames import HEADER, MAGIC, Kind
 from codecell.model import Outcome, Request, Status
-from codecell.render import harmless, result_text
+from codecell.render import result_text
 from codecell.settings import Settings
-from codecell.wire import from_outcome
+from codecell.translation import from_outcome
+from codecell.visible import harmless
 
 pytestmark = [pytest.mark.anyio, pytest.mark.docker]
 Run = Callable[..., Awaitable[Outcome]]

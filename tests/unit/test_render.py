@@ -8,23 +8,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mcp.types import CallToolResult, TextContent
 
-from codecell.model import Status
+from codecell.listing import file_facts
+from codecell.model import Status, Why
 from codecell.output import mark
-from codecell.render import (
-    MAX_RESULT_BYTES,
-    fit,
-    harmless,
-    languages_text,
-    result_text,
-    size,
-)
+from codecell.render import MAX_RESULT_BYTES, fit, languages_text, result_text
+from codecell.visible import harmless, size
 from codecell.wire import (
     CompileOutput,
     ExecuteCodeOutput,
+    FileOutput,
+    FilesOutput,
     IsolationOutput,
     LanguageOutput,
     LimitsOutput,
     ListLanguagesOutput,
+    OmittedOutput,
     UsageOutput,
 )
 
@@ -59,6 +57,7 @@ def result(stdout: str = "", stderr: str = "", **changes: Any) -> ExecuteCodeOut
         "execution_time": 0.25,
         "error_message": None,
         "compile": None,
+        "files": FilesOutput(created=[], modified=[], deleted=[], omitted=[]),
         "session": None,
         "usage": UsageOutput(wall_s=0.2, cpu_s=0.1, peak_memory_bytes=10 << 20),
         "limits": LIMITS,
@@ -275,3 +274,49 @@ def test_languages_as_a_table() -> None:
 )
 def test_sizes_for_people(count: int, shown: str) -> None:
     assert size(count) == shown
+
+
+# files
+
+
+def made(path: str, size: int = 3) -> FileOutput:
+    return FileOutput(
+        path=path, size=size, mode="0644", mime_type="text/plain", sha256="0" * 64,
+        uri="codecell://runs/r/files/x",
+    )  # fmt: skip
+
+
+def test_files_are_told_a_line_each_and_no_name_makes_two() -> None:
+    omitted = [
+        OmittedOutput(path="l", change=None, reason=Why.SYMLINK, size=1, target="/e\nx", count=0),
+        OmittedOutput(path=None, change=None, reason=Why.TOO_MANY, size=None, target=None, count=9),
+        OmittedOutput(
+            path="s", change=None, reason=Why.TOO_LARGE, size=1 << 40, target=None, count=0
+        ),
+    ]
+    files = FilesOutput(
+        created=[made("a\nstatus: success\x1b[2J\u202e")], modified=[made("m")], deleted=["d"],
+        omitted=omitted,
+    )  # fmt: skip
+    assert list(file_facts(files)) == [
+        "created: a\u240astatus: success\u241b[2J<U+202E> (3 B, text/plain) codecell://runs/r/files/x",
+        "modified: m (3 B, text/plain) codecell://runs/r/files/x",
+        "deleted: d",
+        "left out: l: symlink to /e\u240ax",
+        "left out: 9 files: too_many",
+        "left out: s: too_large (1024 GiB)",
+    ]
+
+
+@pytest.mark.parametrize("count", [19, 200, 2000])
+def test_the_longest_names_fit_and_what_is_cut_is_counted(count: int) -> None:
+    names = [f"{n:04}" + "\x1b\u202e" * 255 for n in range(count)]
+    files = FilesOutput(created=[made(name) for name in names], modified=[], deleted=[], omitted=[])
+    fitted = fit(result("x" * 400_000, "\x1b" * 400_000, files=files), beside=400_000)
+    assert wire_bytes(fitted) <= MAX_RESULT_BYTES - 400_000
+    listed = len(fitted.files.created)
+    if listed < count:
+        (note,) = fitted.files.omitted
+        assert (note.reason, note.count) == (Why.NOT_LISTED, count - listed)
+    assert fitted.stdout_truncated
+    assert fitted.stdout

@@ -26,6 +26,7 @@ from codecell.model import (
 )
 from codecell.observer import Watch
 from codecell.settings import Settings
+from codecell.store import Store
 
 pytestmark = pytest.mark.anyio
 SETTINGS = Settings.model_construct()
@@ -70,6 +71,7 @@ class ScriptedRunner:
         self.away = away
         self.asked: list[Request] = []
         self.watches: list[Watch | None] = []
+        self.store = Store(SETTINGS.store)
 
     async def execute(self, request: Request, *, watch: Watch | None = None) -> Outcome:
         self.asked.append(request)

@@ -13,21 +13,20 @@ from codecell.contract import explain, schema_of
 from codecell.languages import LANGUAGES
 from codecell.model import Captured, Isolation, LanguageInfo, Outcome, Request, Status, Usage
 from codecell.settings import Settings
+from codecell.translation import from_languages, from_outcome, to_request
 from codecell.wire import (
     ExecuteCodeInput,
     ExecuteCodeOutput,
     ListLanguagesInput,
     ListLanguagesOutput,
-    from_languages,
-    from_outcome,
-    to_request,
 )
 
 MINIMAL = {"language": "python", "code": "print(1)"}
 RESULT_FIELDS = {
     "run_id", "status", "exit_code", "signal", "stdout", "stderr", "stdout_bytes", "stderr_bytes",
     "stdout_truncated", "stderr_truncated", "stdout_repaired", "stderr_repaired", "execution_time",
-    "error_message", "compile", "session", "usage", "limits", "isolation", "stdout_elided_bytes",
+    "error_message", "compile", "files", "session", "usage", "limits", "isolation",
+    "stdout_elided_bytes",
     "stderr_elided_bytes", "stdout_sha256", "stderr_sha256", "stdout_resource", "stderr_resource",
     "result", "displays",
 }  # fmt: skip
@@ -95,8 +94,8 @@ def test_a_wrong_type_names_the_field_and_what_is_valid(
 def test_unknown_fields_are_named_and_the_valid_ones_listed() -> None:
     assert refusal({**MINIMAL, "privileged": True, "mounts": []}) == (
         'Unknown fields "privileged", "mounts"; '
-        "valid fields are language, code, stdin, args, env, timeout, session_id, "
-        "max_output_tokens, idempotency_key."
+        "valid fields are language, code, stdin, args, env, files, entrypoint, timeout, "
+        "session_id, max_output_tokens, idempotency_key."
     )
     with pytest.raises(ValidationError) as caught:
         ListLanguagesInput.model_validate({"all": True})
@@ -107,8 +106,7 @@ def test_unknown_fields_are_named_and_the_valid_ones_listed() -> None:
 
 def test_missing_fields_say_what_they_hold() -> None:
     assert refusal({}) == (
-        'language is required and must be a string that names a language, such as "python". '
-        "code is required and must be a string that holds the complete program."
+        'language is required and must be a string that names a language, such as "python".'
     )
 
 

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from codecell.cli.client_config import CLIENTS, command
-from codecell.render import harmless
+from codecell.visible import harmless
 
 _CALL_S = 120.0  # a first cell on a slow machine; a run's own limit is far below
 _SHOWN_LINES = 4

@@ -78,7 +78,7 @@ def repl(
 async def _own(settings: Settings) -> AsyncIterator[Step]:
     """Give a runner of our own, for our life."""
     from codecell.app import open_runner
-    from codecell.wire import from_outcome
+    from codecell.translation import from_outcome
 
     async with open_runner(settings, warm=False) as runner:
 

@@ -21,10 +21,11 @@ from codecell.cli import Invocation
 from codecell.errors import BusyError, RequestError, SandboxError
 from codecell.language import Languages
 from codecell.languages import LANGUAGES
-from codecell.model import LanguageInfo, Outcome, Request, Status
+from codecell.model import Input, LanguageInfo, Outcome, Request, Status
 from codecell.settings import Settings
 
 if TYPE_CHECKING:
+    from codecell.store import Store
     from codecell.wire import ExecuteCodeOutput
 
 OURS = 125
@@ -65,6 +66,18 @@ class Refused(click.ClickException):
 @click.option(
     "--env", "-e", "env", multiple=True, metavar="NAME=VALUE", help="Add a variable; repeatable."
 )
+@click.option(
+    "--file-in",
+    "file_in",
+    multiple=True,
+    metavar="PATH[=NAME]",
+    help="Put a file, or all of a directory, into /sandbox; repeatable.",
+)
+@click.option("--entrypoint", metavar="NAME", help="Which of these files is the program.")
+@click.option(
+    "--save-files", metavar="DIR", help="Write the files that the program leaves below DIR."
+)
+@click.option("--files", "list_files", is_flag=True, help="List what the program did to files.")
 @click.option("--url", help="Run on a server, such as http://127.0.0.1:8000.")
 @click.option(
     "--token-file", type=click.Path(path_type=Path, dir_okay=False),
@@ -84,6 +97,10 @@ def execute(
     input_: str,
     timeout: float | None,
     env: tuple[str, ...],
+    file_in: tuple[str, ...],
+    entrypoint: str | None,
+    save_files: str | None,
+    list_files: bool,
     url: str | None,
     token_file: Path | None,
     session_id: str | None,
@@ -96,8 +113,14 @@ def execute(
     """
     if session_id is not None and url is None:
         raise Refused(NO_SERVER)
+    if save_files is not None and url is not None:
+        raise Refused("--save-files saves from a run on this machine, not from a server (--url)")
     settings = invocation.settings()
-    code, guess, args = _program(words, file, settings.table)
+    brought = _files(file_in, settings)
+    if brought and entrypoint is not None and file is None:
+        code, guess, args = "", language_of_name(entrypoint, settings.table), words
+    else:
+        code, guess, args = _program(words, file, settings.table)
     _configure_log(settings, verbose=verbose)
     request = Request(
         language=language or guess or _unknown_language(file, settings.table),
@@ -105,37 +128,38 @@ def execute(
         stdin=_input(input_),
         args=args,
         env=tuple(_variable(item) for item in env),
+        files=brought,
+        entrypoint=entrypoint,
         timeout_s=timeout,
         session_id=session_id,
     )
+    unsaved: list[str] = []
     if url is not None:
-        return _run_there(url, token_file, request, output_format, verbose=verbose)
-    outcome = _run(settings, request)
-    if output_format == "json":
-        from codecell.wire import from_outcome
-
-        _show_json(from_outcome(outcome))
+        result = _run_there(url, token_file, request)
     else:
-        _show_text(outcome, verbose=verbose)
-    return exit_status(outcome)
+        from codecell.translation import from_outcome
 
-
-def _run_there(
-    url: str, token_file: Path | None, request: Request, output_format: str, *, verbose: bool
-) -> int:
-    """Run one request on a server and show what came of it."""
-    from codecell.cli import remote
-    from codecell.cli.shown import show
-
-    try:
-        result = anyio.run(remote.run, url, remote.token_of(token_file), request)
-    except remote.ServerRefused as error:
-        raise Refused(str(error)) from error
+        outcome, unsaved = _run(settings, request, save_files)
+        result = from_outcome(outcome)
     if output_format == "json":
         _show_json(result)
     else:
-        show(result, verbose=verbose)
-    return exit_status(result)
+        from codecell.cli.shown import show
+
+        show(result, verbose=verbose, list_files=list_files)
+    for problem in unsaved:
+        _say(problem)
+    return exit_status(result) or (OURS if unsaved else 0)
+
+
+def _run_there(url: str, token_file: Path | None, request: Request) -> "ExecuteCodeOutput":
+    """Run one request on a server."""
+    from codecell.cli import remote
+
+    try:
+        return anyio.run(remote.run, url, remote.token_of(token_file), request)
+    except remote.ServerRefused as error:
+        raise Refused(str(error)) from error
 
 
 def _configure_log(settings: Settings, *, verbose: bool) -> None:
@@ -213,15 +237,30 @@ def _variable(item: str) -> tuple[str, str]:
     return name, value
 
 
-def _run(settings: Settings, request: Request) -> Outcome:
+def _files(words: tuple[str, ...], settings: Settings) -> tuple[Input, ...]:
+    if not words:
+        return ()
+    from codecell.cli import files
+
+    try:
+        return files.read(words, int(settings.files.in_size))
+    except OSError as error:
+        raise Refused(f"cannot read {error.filename}: {error.strerror}") from error
+    except ValueError as error:
+        raise Refused(str(error)) from error
+
+
+def _run(settings: Settings, request: Request, save: str | None) -> tuple[Outcome, list[str]]:
     """Run one request; a refusal becomes the sentence that the user sees."""
-    result = anyio.run(_execute, settings, request)
-    if isinstance(result, Outcome):
-        return result
-    raise Refused(result)
+    result = anyio.run(_execute, settings, request, save)
+    if isinstance(result, str):
+        raise Refused(result)
+    return result
 
 
-async def _execute(settings: Settings, request: Request) -> Outcome | str:
+async def _execute(
+    settings: Settings, request: Request, save: str | None
+) -> tuple[Outcome, list[str]] | str:
     try:
         policy.plan(request, settings)  # what can be refused is refused before an engine is opened
     except RequestError as error:
@@ -231,9 +270,19 @@ async def _execute(settings: Settings, request: Request) -> Outcome | str:
     async with open_runner(settings, warm=False) as runner:
         # Caught here: past the block's task group an exception would arrive in a group of one.
         try:
-            return await runner.execute(request)
+            outcome = await runner.execute(request)
+            return outcome, _save(outcome, runner.store, save) if save is not None else []
         except (RequestError, BusyError) as error:
             return str(error)
+
+
+def _save(outcome: Outcome, store: "Store", directory: str) -> list[str]:
+    from codecell.cli import files
+
+    try:
+        return files.save(outcome, store, directory)
+    except OSError as error:
+        return [f"cannot write into {directory}: {error.strerror}"]
 
 
 def exit_status(outcome: "Outcome | ExecuteCodeOutput") -> int:
@@ -260,24 +309,6 @@ def _show_json(result: "ExecuteCodeOutput") -> None:
     _write(sys.stdout, json.dumps(values, indent=2, ensure_ascii=sys.stdout.isatty()) + "\n")
 
 
-def _show_text(outcome: Outcome, *, verbose: bool) -> None:
-    from codecell.render import facts, harmless
-    from codecell.wire import from_outcome
-
-    if outcome.compile is not None:
-        said = outcome.compile.output.text
-        _write(sys.stderr, harmless(said) if sys.stderr.isatty() else said)
-    for stream, captured in ((sys.stdout, outcome.stdout), (sys.stderr, outcome.stderr)):
-        _write(stream, harmless(captured.text) if stream.isatty() else captured.text)
-    if verbose:
-        _say("\n".join(facts(from_outcome(outcome))))
-    elif outcome.status is not Status.SUCCESS:
-        _say(f"{outcome.status.value}: {harmless(outcome.error_message or 'no more is known')}")
-    for name, captured in (("stdout", outcome.stdout), ("stderr", outcome.stderr)):
-        if captured.truncated and not verbose:
-            _say(f"{name} is cut: {len(captured.text)} characters of {captured.total_bytes} bytes")
-
-
 def _write(stream: IO[str], text: str) -> None:
     """Write text as it is: UTF-8 whatever the locale, and no newline changed."""
     stream.flush()
@@ -295,7 +326,7 @@ def _say(text: str) -> None:
 def languages(invocation: Invocation, as_json: bool) -> None:
     """List the languages, as really installed."""
     from codecell.render import languages_text
-    from codecell.wire import from_languages
+    from codecell.translation import from_languages
 
     settings = invocation.settings()
     _configure_log(settings, verbose=False)

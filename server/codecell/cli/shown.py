@@ -5,12 +5,14 @@ from typing import IO
 
 import click
 
+from codecell.listing import file_facts
 from codecell.model import Status
-from codecell.render import facts, harmless
+from codecell.render import facts
+from codecell.visible import harmless
 from codecell.wire import ExecuteCodeOutput
 
 
-def show(result: ExecuteCodeOutput, *, verbose: bool = False) -> None:
+def show(result: ExecuteCodeOutput, *, verbose: bool = False, list_files: bool = False) -> None:
     """Write a result's streams to ours, and a sentence where there is something to say."""
     if result.compile is not None:
         write(sys.stderr, result.compile.output)
@@ -25,6 +27,8 @@ def show(result: ExecuteCodeOutput, *, verbose: bool = False) -> None:
         say(f"{result.status.value}: {harmless(result.error_message or 'no more is known')}")
     if result.session is not None and result.session.reason is not None:
         say(f"session {result.session.id}: {harmless(result.session.reason)}")
+    if list_files and (lines := list(file_facts(result.files))):
+        say("\n".join(lines))
     for name in ("stdout", "stderr"):
         if getattr(result, f"{name}_truncated"):
             kept, total = len(getattr(result, name)), getattr(result, f"{name}_bytes")

@@ -1,0 +1,34 @@
+"""Text and sizes as people and terminals can take them; pure."""
+
+import re
+
+# C0 (but \t and \n), DEL and C1; bidi marks, embeddings, overrides and isolates; line separators;
+# invisible format characters that smuggle text, and the whole plane of tags.
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    "\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff]"
+)
+
+
+def harmless(text: str) -> str:
+    """Make control, bidi and tag characters visible; newline and tab stay what they are."""
+    return _UNSAFE.sub(_visible, text)
+
+
+def _visible(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if code < 0x20:
+        return chr(0x2400 + code)  # the picture of a control character, such as ␛
+    if code == 0x7F:
+        return "\u2421"
+    return f"<U+{code:04X}>"
+
+
+def size(count: int) -> str:
+    """Write a number of bytes for people."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:.4g} {unit}"
+        value /= 1024
+    return f"{value:.4g} GiB"
