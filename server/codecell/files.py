@@ -1,7 +1,7 @@
 """What a path may be and what a content is: pure decisions about files on their way in and out."""
 
 import mimetypes
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from codecell.errors import RequestError
@@ -119,9 +119,14 @@ def shown(path: str) -> str:
     return ascii(path if len(path) <= _SHOWN else path[:_SHOWN] + "...")
 
 
-def sources(files: Iterable[File], extensions: Sequence[str]) -> tuple[str, ...]:
-    """Return the paths of those that a compiler is given."""
-    return tuple(file.path for file in files if PurePosixPath(file.path).suffix in extensions)
+def sources(files: Sequence[File], extensions: Sequence[str]) -> tuple[str, ...]:
+    """Return the paths of those that a compiler is given, in the order of the extensions."""
+    return tuple(
+        file.path
+        for extension in extensions
+        for file in files
+        if PurePosixPath(file.path).suffix == extension
+    )
 
 
 def image_type(head: bytes) -> str | None:

@@ -12,7 +12,8 @@ import pytest
 
 from codecell import recipes
 from codecell.languages import LANGUAGES
-from codecell.model import Outcome, Status
+from codecell.model import Change, Input, Outcome, Status
+from codecell.runner import Runner
 
 pytestmark = [pytest.mark.anyio, pytest.mark.docker]
 Run = Callable[..., Awaitable[Outcome]]
@@ -128,3 +129,29 @@ async def test_an_array_that_no_heap_holds(
     outcome = await run("java", JAVA_HUGE % body, timeout_s=60)
     assert (outcome.status, outcome.exit_code) == (status, exit_code), said(outcome)
     assert "OnOutOfMemoryError" not in outcome.stdout.text
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_a_file_is_written_and_returned(run: Run, cold_runner: Runner, language: str) -> None:
+    outcome = await run(language, program(language, "file"))
+    assert outcome.status is Status.SUCCESS, said(outcome)
+    (made,) = outcome.files.changed
+    assert (made.path, made.change, made.mime) == ("out.txt", Change.CREATED, "text/plain")
+    content = cold_runner.store.read(cold_runner.store.find(made.uri or "", "local"))
+    assert content == f"made by {language}\n".encode()
+    assert outcome.files.omitted == ()
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_a_program_of_several_files(run: Run, language: str) -> None:
+    root = PROGRAMS / language / "project"
+    files = tuple(
+        Input(path=path.relative_to(root).as_posix(), content=path.read_bytes())
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    )
+    assert len(files) > 1
+    outcome = await run(language, "", files=files)
+    assert outcome.status is Status.SUCCESS, said(outcome)
+    assert (outcome.stdout.text, outcome.stderr.text) == ("42\n", ""), said(outcome)
+    assert (outcome.files.changed, outcome.files.omitted) == ((), ())

@@ -1,0 +1,1 @@
+BEGIN { print "made by awk" >"out.txt" }

@@ -1,0 +1,3 @@
+@include "shop/prices.awk"
+
+BEGIN { print total(6, 7) }

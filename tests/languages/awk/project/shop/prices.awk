@@ -1,0 +1,1 @@
+function total(count, price) { return count * price }

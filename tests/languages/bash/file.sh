@@ -1,0 +1,1 @@
+echo 'made by bash' >out.txt

@@ -1,0 +1,2 @@
+. shop/prices.sh
+total 6 7

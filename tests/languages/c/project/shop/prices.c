@@ -1,0 +1,6 @@
+#include "shop/prices.h"
+
+int total(int count, int price)
+{
+    return count * price;
+}

@@ -1,0 +1,6 @@
+#include <fstream>
+
+int main()
+{
+    std::ofstream("out.txt") << "made by cpp\n";
+}

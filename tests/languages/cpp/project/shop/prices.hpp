@@ -1,0 +1,3 @@
+namespace shop {
+int total(int count, int price);
+}

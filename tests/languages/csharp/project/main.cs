@@ -1,0 +1,7 @@
+class Program
+{
+    static void Main()
+    {
+        System.Console.WriteLine(Shop.Prices.Total(6, 7));
+    }
+}

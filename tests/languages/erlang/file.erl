@@ -1,0 +1,5 @@
+-module(maker).
+-export([main/0]).
+
+main() ->
+    ok = file:write_file("out.txt", "made by erlang\n").

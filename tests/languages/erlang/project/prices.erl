@@ -1,0 +1,4 @@
+-module(prices).
+-export([total/2]).
+
+total(Count, Price) -> Count * Price.

@@ -1,0 +1,2 @@
+main :: IO ()
+main = writeFile "out.txt" "made by haskell\n"

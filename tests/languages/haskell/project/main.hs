@@ -1,0 +1,6 @@
+module Main (main) where
+
+import Shop.Prices (total)
+
+main :: IO ()
+main = print (total 6 7)

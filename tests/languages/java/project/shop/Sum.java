@@ -1,0 +1,7 @@
+package shop;
+
+class Sum {
+    static int times(int a, int b) {
+        return a * b;
+    }
+}

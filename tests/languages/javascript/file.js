@@ -1,0 +1,1 @@
+require('fs').writeFileSync('out.txt', 'made by javascript\n');

@@ -1,0 +1,3 @@
+const { total } = require('./shop/prices');
+
+console.log(total(6, 7));

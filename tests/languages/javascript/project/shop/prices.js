@@ -1,0 +1,1 @@
+exports.total = (count, price) => count * price;

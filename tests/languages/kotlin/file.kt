@@ -1,0 +1,5 @@
+import java.io.File
+
+fun main() {
+    File("out.txt").writeText("made by kotlin\n")
+}

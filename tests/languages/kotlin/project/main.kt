@@ -1,0 +1,5 @@
+import shop.total
+
+fun main() {
+    println(total(6, 7))
+}

@@ -1,0 +1,3 @@
+package shop
+
+fun total(count: Int, price: Int) = count * price

@@ -1,0 +1,2 @@
+local prices = require("shop.prices")
+print(prices.total(6, 7))

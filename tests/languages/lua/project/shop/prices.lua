@@ -1,0 +1,5 @@
+local prices = {}
+
+function prices.total(count, price) return count * price end
+
+return prices

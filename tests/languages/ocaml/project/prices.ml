@@ -1,0 +1,1 @@
+let total count price = count * price

@@ -1,0 +1,3 @@
+out = fopen("out.txt", "w");
+fputs(out, "made by octave\n");
+fclose(out);

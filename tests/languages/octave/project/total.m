@@ -1,0 +1,3 @@
+function result = total(count, price)
+  result = count * price;
+end

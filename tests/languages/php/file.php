@@ -1,0 +1,2 @@
+<?php
+file_put_contents('out.txt', "made by php\n");

@@ -1,0 +1,5 @@
+<?php
+function total(int $count, int $price): int
+{
+    return $count * $price;
+}

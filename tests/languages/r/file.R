@@ -1,0 +1,1 @@
+writeLines("made by r", "out.txt")

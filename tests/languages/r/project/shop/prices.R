@@ -1,0 +1,1 @@
+total <- function(count, price) count * price

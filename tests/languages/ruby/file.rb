@@ -1,0 +1,1 @@
+File.write("out.txt", "made by ruby\n")

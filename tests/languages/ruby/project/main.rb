@@ -1,0 +1,3 @@
+require_relative "shop/prices"
+
+puts Prices.total(6, 7)

@@ -1,0 +1,3 @@
+module Prices
+  def self.total(count, price) = count * price
+end

@@ -1,0 +1,5 @@
+mod shop;
+
+fn main() {
+    println!("{}", shop::prices::total(6, 7));
+}

@@ -1,0 +1,3 @@
+(load "shop/prices.scm")
+(display (total 6 7))
+(newline)

@@ -1,0 +1,1 @@
+(define (total count price) (* count price))

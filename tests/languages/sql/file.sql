@@ -1,0 +1,2 @@
+.once out.txt
+SELECT 'made by sql';

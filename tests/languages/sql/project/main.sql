@@ -1,0 +1,2 @@
+.read prices.sql
+SELECT sum(count * price) FROM prices;

@@ -1,0 +1,3 @@
+import { writeFileSync } from 'fs';
+
+writeFileSync('out.txt', 'made by typescript\n');

@@ -1,0 +1,3 @@
+import { total } from './shop/prices';
+
+console.log(total(6, 7));

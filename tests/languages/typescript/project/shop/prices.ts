@@ -1,0 +1,1 @@
+export const total = (count: number, price: number): number => count * price;
