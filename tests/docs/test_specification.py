@@ -66,7 +66,7 @@ async def test_an_example(client: Client, call: dict[str, Any], expected: dict[s
         except MCPError as error:
             assert_contains({"error": {"code": error.error.code}}, expected)
             return
-    (block,) = answer.content
+    block, *_ = answer.content
     assert isinstance(block, TextContent)
     shown = {**answer.model_dump(mode="json", by_alias=True), "text": block.text}
     if "text" in expected:
