@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import anyio
 import structlog
+from anyio.abc import TaskStatus
 
 log = structlog.get_logger()
 
@@ -14,13 +15,16 @@ log = structlog.get_logger()
 LEAVE_WITHIN_S = 2.5
 
 
-async def on_signal(leave: Callable[[int], None]) -> None:
+async def on_signal(
+    leave: Callable[[int], None], *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+) -> None:
     """Wait for SIGTERM or SIGINT and call `leave` once, with the exit status.
 
     A second signal ends the process at once; its cells notice and end by themselves.
     """
     asked = False
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
         async for number in signals:
             if asked:
                 os._exit(128 + number)

@@ -127,7 +127,7 @@ async def _serve(settings: Settings, transport: str, announce: Callable[[str], N
             )
             server = Server(config)
             server.should_exit = status != 0
-            watch.start_soon(leaving.on_signal, leave)
+            await watch.start(leaving.on_signal, leave)  # before anybody is told that it serves
             path = SSE_PATH if transport == "sse" else MCP_PATH
             announce(f"{'https' if http.tls else 'http'}://{_address(listener)}{path}")
             await server.serve(sockets=[listener])
