@@ -431,7 +431,7 @@ class _Tale:
         )
 
     def _shown(self, facts: Facts | None) -> dict[str, Captured]:
-        """Show the streams; one that is not shown whole can be read later."""
+        """Show the streams; one that is not shown whole, or to nobody, can be read later."""
         if not self._streams:
             return {"stdout": Captured(), "stderr": Captured()}
         out, err = self._streams[Kind.STDOUT], self._streams[Kind.STDERR]
@@ -443,8 +443,9 @@ class _Tale:
                 "stderr": err.finish(facts.stderr_bytes, facts.stderr_sha256),
             }
         shown = show_together(streams, self.plan.limits)
+        unanswered = facts is not None and facts.ending is Ending.CANCELLED
         for name, stream in streams.items():
-            if shown[name].truncated:
+            if shown[name].truncated or (unanswered and stream.head):
                 uri = self._stored(name, stream.head, "text/plain")
                 kept = len(stream.head) if uri else 0
                 shown[name] = replace(shown[name], uri=uri, stored_bytes=kept)

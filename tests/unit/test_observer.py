@@ -13,6 +13,7 @@ from codecell.observer import CellEvent, Observer, Observers, Phase, Place, Run,
 from codecell.pool import Pool
 from codecell.runner import Runner
 from codecell.settings import PoolSettings, RunSettings, Settings
+from codecell.store import uri_of
 
 pytestmark = pytest.mark.anyio
 SETTINGS = Settings.model_construct(
@@ -157,6 +158,9 @@ async def test_a_cancelled_run_is_told_with_what_it_had_printed() -> None:
     assert outcome.status is Status.CANCELLED
     assert outcome.stdout.text == "partial"
     assert outcome.usage.cpu_s == 0.125  # as the cell reported when it was stopped
+    kept = runner.store.find(uri_of(outcome.run_id, "stdout"), "ann")
+    assert runner.store.read(kept) == b"partial"  # nobody was answered: it can be read later
+    runner.store.close()
     assert "discarded ann used" in diary.lines
 
 
