@@ -147,6 +147,8 @@ class Agent:
         """Take the spare, or a new child where the spare is not what this run needs."""
         if self.run is not None:
             raise ValueError("a run within a run")
+        self.changes = self.outbox = None
+        self.tree.begin()
         if limits["step"] and self.session.child is not None:
             self.session.child.renew()
             self.run = Run(number, self.session.child, limits)
@@ -155,8 +157,7 @@ class Agent:
         if child is not None and (child.launch == STANDBY) != (mode == STANDBY):
             child.kill()
             child = None
-        self.spare = self.changes = self.outbox = None
-        self.tree.begin()
+        self.spare = None
         self.run = Run(number, child or self.fork(mode), limits)
         if limits["step"]:
             self.session.take(self.run.child)
