@@ -17,9 +17,19 @@ from codecell.backends import BACKENDS, open_backend
 from codecell.backends.docker.owners import LABEL_INSTANCE, LABEL_OWNER, Owner
 from codecell.backends.fake import OUT_OF_MEMORY, FakeBackend, FakeCell, FakeEngine, Script
 from codecell.errors import CellLost, ImageMissing
-from codecell.frames import VERSION, Decoder, Frame, Kind, decode_json, encode, encode_json
+from codecell.frames import (
+    VERSION,
+    Decoder,
+    Frame,
+    Kind,
+    decode_json,
+    encode,
+    encode_file,
+    encode_job,
+    encode_json,
+)
 from codecell.languages import LANGUAGES
-from codecell.model import CellSpec
+from codecell.model import CellSpec, File
 from codecell.parcel import parcel
 from codecell.policy import cell_spec
 from codecell.sandbox import Backend, Cell
@@ -215,6 +225,7 @@ async def boot(cell: Cell, spec: CellSpec = SPEC) -> Frame:
         "standby_env": {},
         "standby_source": "",
         "standby_file": "",
+        "kernel": "",
     }
     await cell.send(parcel())
     await cell.send(encode_json(Kind.CONFIG, 0, config))
@@ -251,13 +262,27 @@ async def test_a_large_send_arrives_whole_though_it_is_read_slowly(harness: Harn
             encode_json(
                 Kind.RUN,
                 1,
-                {"mode": "fork", "timeout_s": 20, "keep": 9, "kill_bytes": 99, "again": False},
+                {
+                    "mode": "fork",
+                    "timeout_s": 20,
+                    "keep": 9,
+                    "tail": 9,
+                    "values": 0,
+                    "kill_bytes": 99,
+                    "again": False,
+                    "compiles": False,
+                    "oom_mark": "",
+                    "session": False,
+                    "step": "",
+                },
             )
         )
         for _ in range(200):
             await cell.send(encode(Kind.STDIN, 1, bytes(65536)))
-        job = b'{"mode":"fork","argv":["/sandbox/a.py"],"env":{},"files":[["/sandbox/a.py",420,0]]}'
-        await cell.send(encode(Kind.JOB, 1, len(job).to_bytes(4, "big") + job))
+        for frame in encode_file(1, File(path="a.py", content=b"")):
+            await cell.send(frame)
+        job = encode_job(mode="fork", argv=["/sandbox/a.py"], env={})
+        await cell.send(encode(Kind.JOB, 1, job))
         await cell.send(encode(Kind.GO, 1))
         facts = decode_json(await until(cell, lambda frame: frame.kind is Kind.EXIT))
         assert (facts["code"], facts["failure"]) == (0, "")
