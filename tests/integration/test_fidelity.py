@@ -600,4 +600,5 @@ async def test_a_known_difference_is_still_one(
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_languages_that_are_prepared_are_compared_here(language: str) -> None:
     if LANGUAGES[language].launch is not Launch.EXEC:
-        assert language in {"python", "javascript", "bash"}
+        # python-science is python with packages: the same interpreter and the same launch.
+        assert language in {"python", "javascript", "bash", "python-science"}

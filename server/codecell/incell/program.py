@@ -16,6 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ast as _ast
     import signal
+    from collections.abc import Iterator
     from types import CodeType, ModuleType
     from typing import Any, NoReturn
 else:
@@ -84,7 +85,13 @@ def run_program(argv: list[str]) -> NoReturn:
     sys.dont_write_bytecode = True  # nobody would read it, and it would be among the run's files
     renew_stdin()
     status = 0
-    failure = _execute(path, scope)
+    failure: BaseException | None = None
+    try:
+        for code in _parts_of(path):
+            exec(code, scope)  # here: a program can count the frames below its own
+    except BaseException as error:
+        failure = _less_ours(error)
+    _Hook.remove()
     if "matplotlib.pyplot" in sys.modules:
         module("figures").show_open()
     # From here no exception is being handled, as when the interpreter itself reports one.
@@ -123,26 +130,28 @@ def _leave(status: int, pid: int) -> NoReturn:
     os._exit(status & 0xFF)
 
 
-def _execute(path: str, scope: dict[str, Any]) -> BaseException | None:
-    """Run the program's code; return what it raised, as its own frames have it."""
-    try:
-        with open(path, "rb") as file:
-            source = file.read()
-        MODULES.after["matplotlib"] = choose_backend
-        if b"display(" in source:
-            builtins.__dict__["display"] = display  # as in a notebook
-        code, last = parts(source, path)
-        del source
-        exec(code, scope)
-        if last is not None:
-            show_last(last, scope)
-    except BaseException as error:
-        trace = error.__traceback__
-        while trace is not None and trace.tb_frame.f_globals is globals():
-            trace = trace.tb_next
-        error.__traceback__ = trace
-        return error
-    return None
+def _parts_of(path: str) -> Iterator[CodeType]:
+    """Yield a program's code, then its last statement, whose value is shown."""
+    with open(path, "rb") as file:
+        source = file.read()
+    MODULES.after["matplotlib"] = choose_backend
+    if b"display(" in source:
+        builtins.__dict__["display"] = display  # as in a notebook
+    code, last = parts(source, path)
+    del source
+    yield code
+    if last is not None:
+        _Hook.install(last)
+        yield last
+
+
+def _less_ours(error: BaseException) -> BaseException:
+    """Return an error as the program's own frames have it."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_globals is globals():
+        trace = trace.tb_next
+    error.__traceback__ = trace
+    return error
 
 
 def parts(source: bytes, path: str) -> tuple[CodeType, CodeType | None]:
@@ -173,28 +182,39 @@ def parts(source: bytes, path: str) -> tuple[CodeType, CodeType | None]:
     return code, last
 
 
-def show_last(code: CodeType, scope: dict[str, Any]) -> None:
-    """Run a last statement in a program's namespace and show its value.
+class _Hook:
+    """Takes the value of a last statement, by the interpreter's display hook.
 
-    The interpreter hands the value over in the statement's own frame, so that what its end brings
-    about (a coroutine's warning, a destructor) happens where it would.
+    So it is handed over in the statement's own frame, and what its end brings about (a coroutine's
+    warning, a destructor) happens where it would.
     """
 
-    def hook(value: object) -> None:
-        if sys._getframe(1).f_code is not code:
-            usual(value)
-        elif value is not None:
-            module("values").VALUES.result(value)
+    _kept: tuple[Any, Any] | None = None
+    _hook: Any = None
 
-    usual = sys.displayhook
-    kept = sys.displayhook, sys.__displayhook__
-    sys.displayhook = sys.__displayhook__ = hook
-    try:
-        exec(code, scope)
-    finally:
-        if sys.displayhook is hook:
-            sys.displayhook = kept[0]
-        sys.__displayhook__ = kept[1]
+    @classmethod
+    def install(cls, code: CodeType) -> None:
+        """Have what this code's statement is worth shown."""
+
+        def hook(value: object) -> None:
+            if sys._getframe(1).f_code is not code:
+                usual(value)
+            elif value is not None:
+                module("values").VALUES.result(value)
+
+        usual = sys.displayhook
+        cls._kept, cls._hook = (sys.displayhook, sys.__displayhook__), hook
+        sys.displayhook = sys.__displayhook__ = hook
+
+    @classmethod
+    def remove(cls) -> None:
+        """Put back what was there, unless the program has put its own there."""
+        if cls._kept is None:
+            return
+        if sys.displayhook is cls._hook:
+            sys.displayhook = cls._kept[0]
+        sys.__displayhook__ = cls._kept[1]
+        cls._kept = None
 
 
 def _ends_otherwise(source: bytes) -> bool:
