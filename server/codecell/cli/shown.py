@@ -18,8 +18,9 @@ def show(result: ExecuteCodeOutput, *, verbose: bool = False, list_files: bool =
         write(sys.stderr, result.compile.output)
     write(sys.stdout, result.stdout)
     write(sys.stderr, result.stderr)
-    for value in (*result.displays, *([result.result] if result.result is not None else [])):
-        write(sys.stdout, f"{value.text}\n")
+    if result.session is not None:  # as a prompt does; a program's own stdout stays its own
+        for value in (*result.displays, *([result.result] if result.result is not None else [])):
+            write(sys.stdout, f"{value.text}\n")
     if verbose:
         say("\n".join(facts(result)))
         return
@@ -31,8 +32,8 @@ def show(result: ExecuteCodeOutput, *, verbose: bool = False, list_files: bool =
         say("\n".join(lines))
     for name in ("stdout", "stderr"):
         if getattr(result, f"{name}_truncated"):
-            kept, total = len(getattr(result, name)), getattr(result, f"{name}_bytes")
-            say(f"{name} is cut: {kept} characters of {total} bytes")
+            elided, total = getattr(result, f"{name}_elided_bytes"), getattr(result, f"{name}_bytes")
+            say(f"{name} is cut: {elided} of its {total} bytes are left out")
 
 
 def write(stream: IO[str], text: str) -> None:
