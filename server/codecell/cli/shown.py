@@ -32,7 +32,10 @@ def show(result: ExecuteCodeOutput, *, verbose: bool = False, list_files: bool =
         say("\n".join(lines))
     for name in ("stdout", "stderr"):
         if getattr(result, f"{name}_truncated"):
-            elided, total = getattr(result, f"{name}_elided_bytes"), getattr(result, f"{name}_bytes")
+            elided, total = (
+                getattr(result, f"{name}_elided_bytes"),
+                getattr(result, f"{name}_bytes"),
+            )
             say(f"{name} is cut: {elided} of its {total} bytes are left out")
 
 
