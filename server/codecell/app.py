@@ -37,7 +37,8 @@ async def open_runner(
     """
     log.keep_quiet()
     recent = Recent()
-    witness = await _witness(settings, lambda text: told.trouble("audit", text))
+    others = Observers([recent, *observers])  # made first: the witness may be in trouble at once
+    witness = await _witness(settings, lambda text: others.trouble("audit", text))
     told = Observers([recent, *([witness] if witness else ()), *observers])
     backend = open_backend(settings)
     store = Store(settings.store)

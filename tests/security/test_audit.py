@@ -86,6 +86,6 @@ def test_a_full_disk_runs_nothing_or_runs_on_with_an_alarm_as_chosen(
     )
     assert (ran.returncode, ran.stdout) == (0, "it ran\n")
     assert "the audit log can't be written" in ran.stderr
-    assert "audit records lost" in ran.stderr
+    assert "audit records lost" in ran.stderr, ran.stderr
     verified = codecell("audit", "verify")
     assert verified.returncode == 0, verified.stdout
