@@ -195,5 +195,9 @@ def _size(outcome: Outcome | None) -> int:
     texts = [outcome.stdout.text, outcome.stderr.text]
     if outcome.compile is not None:
         texts.append(outcome.compile.output.text)
+    for test in outcome.tests:
+        texts += [test.stdout.text, test.stderr.text]
+    texts += [case.expected or "" for case in outcome.plan.cases]
     files = sum(len(file.content) for file in outcome.plan.files)
-    return 4096 + 4 * sum(map(len, texts)) + files + len(outcome.plan.stdin)
+    stdin = len(outcome.plan.stdin) + sum(len(case.stdin) for case in outcome.plan.cases)
+    return 4096 + 4 * sum(map(len, texts)) + files + stdin

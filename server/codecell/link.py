@@ -8,7 +8,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 import structlog
@@ -185,8 +185,12 @@ class Link:
         stdin: bytes,
         limits: RunLimits,
         on_output: OnOutput,
+        case: Literal["", "compile", "next", "last"] = "",
     ) -> Facts:
         """Run one step to its end and return what happened.
+
+        A `case` is one of several: behind each but the last the agent makes the cell as it was
+        after the compile step, which `recycled` waits for.
 
         The files are written before the step begins, and what is `gone` is removed. Cancellation
         stops the program's processes before it is passed on.
@@ -202,7 +206,8 @@ class Link:
         self.stopped = None
         # Only a program's end is the end of a run: what a compile step made must stay.
         again = self.spec.reuse == "caller" and step.kind == "run" and not step.keep
-        self.wiping = again
+        self.wiping = again and case != "next"  # which is laid out for a case that may never come
+        again = again or case == "next"
         if again:
             self._ready = anyio.Event()
         program = step.kind == "run"
@@ -220,6 +225,7 @@ class Link:
             "again": again,
             "compiles": step.kind == "compile",
             "oom_mark": step.oom_mark,
+            "case": case,
             "session": step.keep,
             "step": "",
         }

@@ -163,6 +163,16 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One input of a program, and what it should print for it."""
+
+    stdin: bytes = b""
+    args: tuple[str, ...] = ()
+    expected: str | None = None
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """What a caller asked for, after validation of its shape."""
 
@@ -174,10 +184,21 @@ class Request:
     files: tuple[Input, ...] = ()
     entrypoint: str | None = None
     timeout_s: float | None = None
+    tests: tuple[Case, ...] = ()
+    stop_on_failure: bool = False  # skip the tests behind the first that does not pass
     max_output_tokens: int | None = None  # shown of the output, at four characters each
     caller: str = "local"
     session_id: str | None = None
     idempotency_key: str | None = None
+
+
+class Verdict(StrEnum):
+    """What became of a test case."""
+
+    PASSED = "passed"  # it succeeded, with the expected output where one was given
+    FAILED = "failed"  # it succeeded with another output
+    ERROR = "error"  # it did not succeed; its status says how
+    SKIPPED = "skipped"  # it never ran
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +214,8 @@ class Plan:
     main: str  # absolute path of the program in the cell
     stdin: bytes
     session_id: str | None = None  # a name, or `new`
+    cases: tuple[Case, ...] = ()
+    stop_on_failure: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -494,6 +517,21 @@ class SessionInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CaseResult:
+    """What became of one test case; `status` is None where it never ran."""
+
+    verdict: Verdict
+    status: Status | None = None
+    exit_code: int | None = None
+    signal: str | None = None
+    stdout: Captured = Captured()
+    stderr: Captured = Captured()
+    usage: Usage = Usage()
+    timeout_s: float = 0.0
+    message: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """The truthful result of one run."""
 
@@ -513,6 +551,7 @@ class Outcome:
     session: SessionReport | None = None
     result: Value | None = None  # of the last expression
     displays: tuple[Value, ...] = ()  # in the order in which they came
+    tests: tuple[CaseResult, ...] = ()  # in the order of the request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

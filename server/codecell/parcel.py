@@ -8,7 +8,7 @@ PARTS = (
     "modules", "lazy", "compact", "libc", "counters", "channel", "output", "program", "child",
     "run", "session", "wipe", "files", "agent",
 )  # fmt: skip
-LAZY = ("values", "figures")  # made where a program wants them
+LAZY = ("values", "figures", "snapshot")  # made where a program wants them
 
 
 @cache

@@ -9,6 +9,7 @@ from codecell.errors import RequestError
 from codecell.files import check, path_error, shown, sources
 from codecell.language import PLACEHOLDERS, SANDBOX, Language
 from codecell.model import (
+    Case,
     CellLimits,
     CellSpec,
     File,
@@ -52,6 +53,7 @@ def plan(request: Request, settings: Settings) -> Plan:
             raise RequestError("sessions are not allowed for this caller: leave session_id out")
         _check_session_step(language, request)
     limits = run_limits(request.timeout_s, rules.limits, request.max_output_tokens)
+    _check_tests(request, language, limits, rules.limits)
     words, program = _program(request, language, settings, rules)
     return Plan(
         language=language.id,
@@ -64,6 +66,8 @@ def plan(request: Request, settings: Settings) -> Plan:
         main=words.main,
         stdin=request.stdin.encode(),
         session_id=request.session_id,
+        cases=request.tests,
+        stop_on_failure=request.stop_on_failure,
     )
 
 
@@ -379,6 +383,53 @@ def _check_args(args: tuple[str, ...]) -> None:
             )
     if sum(len(arg.encode()) for arg in args) > MAX_ARGS_BYTES:
         raise RequestError(f"args is larger than {MAX_ARGS_BYTES:,} bytes in all")
+
+
+def _check_case(
+    name: str,
+    case: Case,
+    request: Request,
+    language: Language,
+    run: RunLimits,
+    limits: LimitSettings,
+) -> None:
+    if case.args and not language.takes_args:
+        raise RequestError(f"{language.title} programs take no args: send none in {name}")
+    try:
+        _check_args((*request.args, *case.args))
+    except RequestError as error:
+        raise RequestError(f"{name}: {error}") from error
+    _check_text(f"{name}.stdin", case.stdin.decode("utf-8", "surrogatepass"), int(limits.stdin))
+    if case.expected is not None:
+        _check_text(f"{name}.expected_stdout", case.expected, int(limits.stdin))
+    if case.timeout_s is not None and not 0 < case.timeout_s <= run.timeout_s:
+        raise RequestError(
+            f"{name}.timeout must be a number of seconds above 0 and at most "
+            f"{run.timeout_s:g}, the time of all tests together"
+        )
+
+
+def _check_tests(
+    request: Request, language: Language, run: RunLimits, limits: LimitSettings
+) -> None:
+    if not request.tests:
+        return
+    if len(request.tests) > limits.tests:
+        raise RequestError(
+            f"tests has {len(request.tests)} entries; at most {limits.tests} are accepted"
+        )
+    if request.session_id is not None:
+        raise RequestError("tests run in clean cells: leave session_id out")
+    if request.stdin:
+        raise RequestError("stdin is each test's own here: leave stdin out")
+    for index, case in enumerate(request.tests):
+        _check_case(f"tests[{index}]", case, request, language, run, limits)
+    size = sum(len(case.stdin) + len((case.expected or "").encode()) for case in request.tests)
+    if size > 2 * limits.stdin:
+        raise RequestError(
+            f"tests hold {size:,} bytes of stdin and expected_stdout; at most "
+            f"{2 * int(limits.stdin):,} are accepted"
+        )
 
 
 def _check_env(env: tuple[tuple[str, str], ...]) -> None:

@@ -20,6 +20,7 @@ from codecell.wire import (
     ListLanguagesOutput,
     OpenSessionOutput,
     SessionOutput,
+    TestOutput,
 )
 from codecell.wire_values import ValueOutput
 
@@ -47,7 +48,7 @@ def fit(result: ExecuteCodeOutput, beside: int = 0) -> ExecuteCodeOutput:
     if message is not None and len(message) > _MAX_MESSAGE_CHARS:
         result = result.model_copy(update={"error_message": message[:_MAX_MESSAGE_CHARS] + "..."})
     texts = _texts(result)
-    shows = bool(result.result or result.displays)
+    shows = bool(result.result or result.displays or result.tests)
     small = sum(map(len, texts.values())) * _DEAREST_CHAR < MAX_RESULT_BYTES // 2
     listed = sum(len(found) for _, found in result.files)
     if small and not beside and not shows and listed < FEW_FILES:
@@ -137,7 +138,18 @@ def _with_less_shown(result: ExecuteCodeOutput) -> ExecuteCodeOutput:
 
     shown = less(result.result) if result.result else None
     displays = [less(value) for value in result.displays]
-    return result.model_copy(update={"result": shown, "displays": displays})
+    tests = [
+        test.model_copy(
+            update={
+                "stdout": test.stdout[:_LEAST_SHOWN],
+                "stderr": test.stderr[:_LEAST_SHOWN],
+                "stdout_truncated": test.stdout_truncated or len(test.stdout) > _LEAST_SHOWN,
+                "stderr_truncated": test.stderr_truncated or len(test.stderr) > _LEAST_SHOWN,
+            }
+        )
+        for test in result.tests
+    ]
+    return result.model_copy(update={"result": shown, "displays": displays, "tests": tests})
 
 
 def wire_bytes(result: ExecuteCodeOutput) -> int:
@@ -185,12 +197,27 @@ def result_text(result: ExecuteCodeOutput) -> str:
     parts += [_ended(stdout)]
     if stderr:
         parts += [f"--- stderr of run {result.run_id} ---\n", _ended(stderr)]
+    for number, test in enumerate(result.tests, 1):
+        parts += [f"--- test {number} of run {result.run_id} ---\n", *_test(test)]
     for number, shown in enumerate(result.displays, 1):
         parts += [f"--- display {number} of run {result.run_id} ---\n", *_value(shown)]
     if result.result is not None:
         parts += [f"--- value of run {result.run_id} ---\n", *_value(result.result)]
     parts += [f"--- result of run {result.run_id} ---\n", "\n".join(facts(result))]
     return "".join(parts)
+
+
+def _test(test: TestOutput) -> Iterable[str]:
+    ending = f"{test.verdict.value}"
+    if test.status is not None:
+        ending += f", {test.status.value}, {test.usage.wall_s:.3f} s of {test.timeout_s:g} s"
+    yield f"{ending}\n"
+    if test.message:
+        yield f"{harmless(test.message)}\n"
+    if test.stdout and test.verdict.value != "passed":
+        yield "stdout:\n" + _ended(harmless(test.stdout))
+    if test.stderr:
+        yield "stderr:\n" + _ended(harmless(test.stderr))
 
 
 def _value(value: ValueOutput) -> Iterable[str]:

@@ -4,12 +4,14 @@ import secrets
 import time
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
+from typing import Literal
 
 import anyio
 import structlog
 
 from codecell import policy, values
 from codecell.admission import Admission
+from codecell.cases import run_cases, tally, total
 from codecell.collection import Collection, fetched
 from codecell.errors import (
     BusyError,
@@ -30,6 +32,7 @@ from codecell.idempotency import Retries
 from codecell.link import Link
 from codecell.model import (
     Captured,
+    CaseResult,
     CompileReport,
     Ending,
     Facts,
@@ -185,6 +188,8 @@ class Runner:
 
     async def _attempt(self, plan: Plan, tale: "_Tale", turn: Turn | None) -> Facts:
         tale.phase(Phase.STARTING)
+        if plan.cases:
+            return await self._cases(plan, tale)
         leased = turn.lease() if turn else self._pool.lease(plan.cell, plan.caller)
         async with leased as link:
             tale.isolation = link.cell.isolation
@@ -197,8 +202,35 @@ class Runner:
                 turn.pack(plan.files, tale.files)
             return facts
 
+    async def _cases(self, plan: Plan, tale: "_Tale") -> Facts:
+        """Run a program on several inputs; the steps before it are done once in each cell."""
+
+        async def compiled(link: Link) -> Facts:
+            tale.isolation = link.cell.isolation
+            before = replace(plan, steps=plan.steps[:-1])
+            facts = await self._steps(link, before, tale, plan.files, (), case="compile")
+            tale.went = True
+            if facts.ending is Ending.EXITED and facts.exit_code == 0:
+                tale.begin(plan.steps[-1])
+            return facts
+
+        tale.tests = []
+        return await run_cases(
+            plan,
+            lambda: self._pool.lease(plan.cell, plan.caller),
+            compiled,
+            lambda step: _job(step, plan),
+            tale.tests,
+        )
+
     async def _steps(
-        self, link: Link, plan: Plan, tale: "_Tale", files: tuple[File, ...], gone: tuple[str, ...]
+        self,
+        link: Link,
+        plan: Plan,
+        tale: "_Tale",
+        files: tuple[File, ...],
+        gone: tuple[str, ...],
+        case: Literal["", "compile"] = "",
     ) -> Facts:
         """Run the steps one after the other in one cell; the first that fails is the last."""
         facts = Facts(ending=Ending.EXITED, exit_code=0)
@@ -213,6 +245,7 @@ class Runner:
                     stdin=plan.stdin if step.kind == "run" else b"",
                     limits=plan.limits,
                     on_output=tale.take,
+                    case=case,
                 )
             finally:
                 tale.went = tale.went or link.went
@@ -323,6 +356,7 @@ class _Tale:
         self._step = plan.steps[-1]
         self._compile: CompileReport | None = None
         self._streams: dict[Kind, Capture] = {}
+        self.tests: list[CaseResult] = []
         self._values = Capture(plan.limits.values_bytes)
         self._store = store
         self._observers = observers
@@ -379,6 +413,14 @@ class _Tale:
             return self._outcome(
                 status=status, message=message, facts=None, usage=Usage(), elapsed_s=elapsed_s
             )
+        if self.plan.cases and facts.ending is not Ending.CANCELLED:
+            status, message = tally(self.tests)
+            # Not the compiler's facts: what it printed is not the program's.
+            facts = Facts(ending=Ending.EXITED, exit_code=0 if status is Status.SUCCESS else None)
+            usage = total(self.tests)
+            return self._outcome(
+                status=status, message=message, facts=facts, usage=usage, elapsed_s=elapsed_s
+            )
         usage = facts.usage
         if usage == Usage():  # the cell died with its agent: only our own clock is left
             usage = replace(usage, wall_s=elapsed_s)
@@ -428,6 +470,7 @@ class _Tale:
             session=self.session,
             result=shown.result,
             displays=shown.displays,
+            tests=tuple(self.tests),
         )
 
     def _shown(self, facts: Facts | None) -> dict[str, Captured]:

@@ -5,6 +5,8 @@ import binascii
 
 from codecell.errors import RequestError
 from codecell.model import (
+    Case,
+    CaseResult,
     CellLimits,
     Change,
     CompileReport,
@@ -32,6 +34,8 @@ from codecell.wire import (
     OmittedOutput,
     OpenSessionOutput,
     SessionOutput,
+    TestInput,
+    TestOutput,
     UsageOutput,
 )
 from codecell.wire_values import to_values
@@ -58,6 +62,8 @@ def to_request(arguments: ExecuteCodeInput, caller: str) -> Request:
         caller=caller,
         session_id=arguments.session_id,
         idempotency_key=arguments.idempotency_key,
+        tests=tuple(_case(test) for test in arguments.tests),
+        stop_on_failure=arguments.stop_on_failure,
     )
 
 
@@ -80,6 +86,16 @@ def _input(index: int, file: FileInput) -> Input:
         return Input(path=file.path, content=base64.b64decode(file.content_base64, validate=True))
     except (binascii.Error, ValueError) as error:
         raise RequestError(f"files[{index}].content_base64 is not base64: {error}") from error
+
+
+def _case(test: TestInput) -> Case:
+    return Case(
+        # What is no text is refused by the policy, as in stdin.
+        stdin=test.stdin.encode("utf-8", "surrogatepass"),
+        args=tuple(test.args),
+        expected=test.expected_stdout,
+        timeout_s=test.timeout,
+    )
 
 
 def from_outcome(outcome: Outcome) -> ExecuteCodeOutput:
@@ -106,6 +122,7 @@ def from_outcome(outcome: Outcome) -> ExecuteCodeOutput:
         stderr_resource=outcome.stderr.uri,
         result=value,
         displays=displays,
+        tests=[_test(result) for result in outcome.tests],
         execution_time=round(outcome.execution_time_s, 6),
         error_message=outcome.error_message,
         compile=_compile(outcome.compile) if outcome.compile else None,
@@ -155,6 +172,24 @@ def _files(report: FileReport) -> FilesOutput:
             )
             for item in report.omitted
         ],
+    )
+
+
+def _test(result: CaseResult) -> TestOutput:
+    return TestOutput(
+        verdict=result.verdict,
+        status=result.status,
+        exit_code=result.exit_code,
+        signal=result.signal,
+        stdout=result.stdout.text,
+        stderr=result.stderr.text,
+        stdout_bytes=result.stdout.total_bytes,
+        stderr_bytes=result.stderr.total_bytes,
+        stdout_truncated=result.stdout.truncated,
+        stderr_truncated=result.stderr.truncated,
+        message=result.message,
+        timeout_s=round(result.timeout_s, 3),
+        usage=_usage(result.usage),
     )
 
 

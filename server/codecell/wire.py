@@ -12,6 +12,7 @@ from codecell.model import (
     Change,
     SessionState,
     Status,
+    Verdict,
     Why,
 )
 from codecell.wire_values import ValueOutput
@@ -31,6 +32,23 @@ class FileInput(WireInput):
     )
     uri: Annotated[str | None, Expect("a string: a codecell:// address")] = Field(
         None, description="Content by reference: the uri of a file that an earlier run returned."
+    )
+
+
+class TestInput(WireInput):
+    """One input of a program."""
+
+    stdin: Annotated[str, Expect("a string")] = Field("", description="Its standard input.")
+    args: Annotated[list[str], Expect("an array of strings")] = Field(
+        [], description="Its arguments, behind those of the call."
+    )
+    expected_stdout: Annotated[str | None, Expect("a string")] = Field(
+        None,
+        description="What it should print; white space at the end of lines and empty lines at the "
+        "end make no difference.",
+    )
+    timeout: Annotated[float | None, Expect("a finite number of seconds greater than 0")] = Field(
+        None, gt=0, description="Time limit of this test in seconds."
     )
 
 
@@ -88,6 +106,14 @@ class ExecuteCodeInput(WireInput):
         None,
         description="Any string of your own: repeating the call with it never runs the program "
         "twice, but returns the first run's result.",
+    )
+    tests: Annotated[list[TestInput], Expect("an array of objects")] = Field(
+        [],
+        description="Run the program on each of these, compiled once, each in a clean process; "
+        "`timeout` is then the time of all together. What became of each is in `tests`.",
+    )
+    stop_on_failure: Annotated[bool, Expect("a boolean")] = Field(
+        default=False, description="Skip the tests behind the first that does not pass."
     )
 
 
@@ -232,6 +258,27 @@ class FilesOutput(WireOutput):
     omitted: list[OmittedOutput] = Field(description="Changes that do not come back, with reason.")
 
 
+class TestOutput(WireOutput):
+    """What became of one test."""
+
+    verdict: Verdict = Field(
+        description="passed. failed: its output is not the expected one. error: it did not "
+        "succeed, see status. skipped: it never ran."
+    )
+    status: Status | None = Field(description="How it ended, as of a run; null if it never ran.")
+    exit_code: int | None = Field(description="Exit code, null if it did not exit by itself.")
+    signal: str | None = Field(description="Signal that ended it, or null.")
+    stdout: str = Field(description="Standard output, as far as it is shown.")
+    stderr: str = Field(description="Standard error, as far as it is shown.")
+    stdout_bytes: int = Field(description="Bytes written to stdout in all.")
+    stderr_bytes: int = Field(description="Bytes written to stderr in all.")
+    stdout_truncated: bool = Field(description="stdout holds less than was written.")
+    stderr_truncated: bool = Field(description="stderr holds less than was written.")
+    message: str | None = Field(description="What went wrong, in one sentence, or null.")
+    timeout_s: float = Field(description="Its time limit in seconds.")
+    usage: UsageOutput = Field(description="What it cost.")
+
+
 class ExecuteCodeOutput(WireOutput):
     """Result of one run. A program that fails is still a complete result."""
 
@@ -272,6 +319,7 @@ class ExecuteCodeOutput(WireOutput):
     displays: list[ValueOutput] = Field(
         description="What the program displayed, in order: figures and display(x)."
     )
+    tests: list[TestOutput] = Field(description="What became of each test, in their order.")
     execution_time: float = Field(description="Seconds from call to result, waiting included.")
     error_message: str | None = Field(description="What went wrong, in one sentence, or null.")
     compile: CompileOutput | None = Field(

@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -169,6 +170,7 @@ async def test_a_run_gives_its_output_and_its_facts() -> None:
             "keep": 20,
             "tail": 20,
             "values": 0,
+            "case": "",
             "kill_bytes": 1000,
             "again": False,
             "compiles": False,
@@ -179,6 +181,15 @@ async def test_a_run_gives_its_output_and_its_facts() -> None:
         assert bytes(job.job) == b"j" * (MAX_PAYLOAD + 1)
         assert bytes(job.stdin) == b"s" * (2 * MAX_PAYLOAD)
         assert link.usable
+
+
+async def test_a_cell_that_is_laid_out_for_a_further_case_is_not_one_to_keep() -> None:
+    async with linked(leave()) as link:
+        link.spec = replace(link.spec, reuse="caller")
+        await link.run(STEP, job=b"", stdin=b"", limits=LIMITS, on_output=print, case="next")
+        (job,) = cell_of(link).jobs
+        assert (job.header["again"], job.header["case"]) == (True, "next")
+        assert not link.wiping
 
 
 async def test_two_runs_on_one_link_have_different_numbers() -> None:

@@ -265,6 +265,6 @@ def test_the_operators_settings_reach_the_cell() -> None:
 def test_a_request_has_no_field_that_could_name_a_wall() -> None:
     known = {
         "language", "code", "stdin", "args", "env", "files", "entrypoint", "timeout_s", "caller",
-        "session_id", "max_output_tokens", "idempotency_key",
+        "session_id", "max_output_tokens", "idempotency_key", "tests", "stop_on_failure",
     }  # fmt: skip
     assert {field.name for field in fields(Request)} == known

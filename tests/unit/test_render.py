@@ -54,6 +54,7 @@ def result(stdout: str = "", stderr: str = "", **changes: Any) -> ExecuteCodeOut
         "stderr_resource": None,
         "result": None,
         "displays": [],
+        "tests": [],
         "execution_time": 0.25,
         "error_message": None,
         "compile": None,

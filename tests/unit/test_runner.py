@@ -2,7 +2,8 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import anyio
 import pytest
@@ -32,7 +33,8 @@ from codecell.errors import (
 from codecell.frames import Kind
 from codecell.languages import LANGUAGES
 from codecell.link import Link
-from codecell.model import Ending, Facts, Outcome, Request, Status, Usage
+from codecell.model import Case, Ending, Facts, Outcome, Request, Status, Usage
+from codecell.observer import Observer, Observers, Run
 from codecell.policy import plan
 from codecell.pool import Pool
 from codecell.runner import Runner
@@ -319,6 +321,23 @@ async def test_a_cancelled_run_frees_its_place_and_its_cell() -> None:
         await anyio.wait_all_tasks_blocked()
         assert backend.engine.cells == []
         assert (await runner.execute(REQUEST)).status is Status.SUCCESS
+
+
+async def test_cancelled_in_the_middle_of_its_cases_a_run_is_told_as_cancelled() -> None:
+    class Seen(Observer):
+        statuses: ClassVar[list[Status]] = []
+
+        def ended(self, run: Run, outcome: Outcome) -> None:
+            self.statuses.append(outcome.status)
+
+    request = replace(REQUEST, tests=(Case(), Case()))
+    async with opened(Script(run=(Wait(anyio.Event()), leave()))) as (runner, _):
+        runner.observers = Observers((Seen(),))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(runner.execute, request)
+            await anyio.wait_all_tasks_blocked()
+            tasks.cancel_scope.cancel()
+    assert Seen.statuses == [Status.CANCELLED]
 
 
 async def test_cancelling_while_a_cell_is_made_frees_the_place() -> None:

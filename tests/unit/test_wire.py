@@ -28,7 +28,7 @@ RESULT_FIELDS = {
     "error_message", "compile", "files", "session", "usage", "limits", "isolation",
     "stdout_elided_bytes",
     "stderr_elided_bytes", "stdout_sha256", "stderr_sha256", "stdout_resource", "stderr_resource",
-    "result", "displays",
+    "result", "displays", "tests",
 }  # fmt: skip
 
 
@@ -95,7 +95,7 @@ def test_unknown_fields_are_named_and_the_valid_ones_listed() -> None:
     assert refusal({**MINIMAL, "privileged": True, "mounts": []}) == (
         'Unknown fields "privileged", "mounts"; '
         "valid fields are language, code, stdin, args, env, files, entrypoint, timeout, "
-        "session_id, max_output_tokens, idempotency_key."
+        "session_id, max_output_tokens, idempotency_key, tests, stop_on_failure."
     )
     with pytest.raises(ValidationError) as caught:
         ListLanguagesInput.model_validate({"all": True})

@@ -40,6 +40,7 @@ from codecell.incell.child import FORK, STANDBY, Child, Standby
 from codecell.incell.compact import loads
 from codecell.incell.counters import Counters
 from codecell.incell.files import Tree
+from codecell.incell.lazy import module
 from codecell.incell.libc import set_dumpable
 from codecell.incell.modules import MODULES, USUAL
 from codecell.incell.program import FAREWELL, Program, prepare
@@ -65,8 +66,8 @@ class Agent:
     """The loop of PID 1."""
 
     __slots__ = (
-        "changes", "channel", "counters", "launch", "outbox", "run", "session", "spare", "standby",
-        "tree", "wake_r", "wake_w",
+        "changes", "channel", "counters", "launch", "outbox", "run", "session", "snapshot", "spare",
+        "standby", "tree", "wake_r", "wake_w",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -87,6 +88,7 @@ class Agent:
         self.standby = Standby([], {}, "", "", "")
         self.spare: Child | None = None  # waits for its program
         self.run: Run | None = None
+        self.snapshot: Any = None  # what test cases begin with
         self.tree = Tree()
         self.changes: tuple[Run, list[tuple[str, str]]] | None = None  # that the server may ask for
         self.outbox: Iterator[None] | None = None  # sends them
@@ -279,6 +281,10 @@ class Agent:
             return []
         if run.compiles:
             self.tree.accept()
+            if run.case:
+                self.snapshot = module("snapshot").Snapshot()
+            return []
+        if run.case:
             return []
         changes = self.tree.changes()
         if changes and run.parting:  # nobody may write any more while files are read
@@ -295,7 +301,13 @@ class Agent:
         elif run.again:
             wipe()  # what it can't wipe ends the cell, as every failure of the agent does
             self.tree.forget()
-            self.spare = self.fork(self.launch)
+            if run.case != "next":
+                self.snapshot = None
+            if self.snapshot is not None:
+                self.snapshot.lay_out()
+                self.channel.tell(READY, 0, memory_bytes=self.counters.held_bytes())
+            else:
+                self.spare = self.fork(self.launch)
 
     def stand_by(self, run: Run) -> None:
         """Have a process ready for the next step of a session, if none is that will take it."""

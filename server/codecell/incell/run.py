@@ -27,9 +27,9 @@ class Run:
     """One run of one child."""
 
     __slots__ = (
-        "again", "before", "child", "compiles", "deadline", "done", "drained", "ended", "ending",
-        "kill_bytes", "looked", "maxrss_bytes", "number", "oom_mark", "outputs", "parting",
-        "session", "started", "status", "step", "timeout_s", "values",
+        "again", "before", "case", "child", "compiles", "deadline", "done", "drained", "ended",
+        "ending", "kill_bytes", "looked", "maxrss_bytes", "number", "oom_mark", "outputs",
+        "parting", "session", "started", "status", "step", "timeout_s", "values",
     )  # fmt: skip
 
     def __init__(self, number: int, child: Child, limits: dict[str, Any]) -> None:
@@ -38,6 +38,7 @@ class Run:
         self.timeout_s: float = limits["timeout_s"]
         self.again: bool = limits["again"]  # the cell serves its caller once more
         self.compiles: bool = limits["compiles"]  # what it leaves is not the program's doing
+        self.case: str = limits.get("case", "")  # one of several: `compile`, `next` or `last`
         self.kill_bytes: int = limits["kill_bytes"]
         self.session: str = limits.get("session", "")  # what of it stays: see model.Keep
         self.step: str = limits.get("step", "")  # what the interpreter of a session is told

@@ -80,6 +80,7 @@ class LimitSettings(Section):
     output_kill: Size = Field(
         ByteSize(64 * MIB), description="Bytes of output after which a run is ended (output_limit)"
     )
+    tests: Count = Field(100, description="Test cases in one request")
     code: Size = Field(ByteSize(MIB), description="Largest program accepted")
     stdin: Size = Field(ByteSize(MIB), description="Largest standard input accepted")
     sandbox: Size = Field(ByteSize(64 * MIB), description="Size of the working directory /sandbox")
