@@ -36,7 +36,7 @@ def planned(language: str, code: str = "x", settings: Settings | None = None, **
 
 def test_every_language_has_the_programs_of_the_matrix() -> None:
     for name, language in LANGUAGES.items():
-        wanted = {"echo", "exit", "error", "loop"}
+        wanted = {"echo", "exit", "error", "loop", "file", "project"}
         wanted |= {"args"} if language.takes_args else set()
         wanted |= {"broken"} if language.compile else set()
         there = {path.stem for path in (PROGRAMS / name).iterdir()}
