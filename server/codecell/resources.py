@@ -1,4 +1,4 @@
-"""Stored results over MCP: `resources/list`, `resources/read`, and the blocks beside a result.
+"""Resources over MCP: stored results, facts about runs and posture, the blocks beside a result.
 
 What is small enough to look at comes with the result itself: images as image content, texts as
 embedded text. A text is only embedded if it can be shown as it is; one with control or bidi
@@ -39,6 +39,8 @@ from codecell.store import Item, Store
 from codecell.visible import harmless
 
 Context = ServerRequestContext[Any]
+# What the server knows under an address, for a caller by name; None where it knows nothing.
+Facts = Callable[[str, str], dict[str, object] | None]
 
 PAGE = 100
 READ_BYTES = 600_000  # base64 makes 800,000 of it; clients refuse an event of more than 1 MiB
@@ -49,11 +51,12 @@ _TEXTUAL = ("text/", "application/json", "application/xml", "application/jsonl",
 
 
 class Resources:
-    """The handlers, for one store."""
+    """The handlers, for one store and what is known beside it."""
 
-    def __init__(self, store: Store, caller_of: Callable[[Context], Caller]) -> None:
+    def __init__(self, store: Store, caller_of: Callable[[Context], Caller], facts: Facts) -> None:
         self._store = store
         self._caller_of = caller_of
+        self._facts = facts
 
     async def listing(
         self, context: Context, params: PaginatedRequestParams | None
@@ -92,13 +95,34 @@ class Resources:
                     uri_template="codecell://runs/{run_id}/{stream}{?offset,length}",
                     description="stdout or stderr of a run whose result had only a part of it.",
                 ),
+                ResourceTemplate(
+                    name="run",
+                    title="Run in short",
+                    uri_template="codecell://runs/{run_id}",
+                    description="Phase, status and usage of one of the caller's latest runs.",
+                    mime_type="application/json",
+                ),
+                ResourceTemplate(
+                    name="posture",
+                    title="Confinement in force",
+                    uri_template="codecell://posture",
+                    description="Policy, limits and walls that hold the caller's runs.",
+                    mime_type="application/json",
+                ),
             ]
         )
 
     async def read(self, context: Context, params: ReadResourceRequestParams) -> ReadResourceResult:
-        """Return a result, or the range of it that the address asks for."""
+        """Return a result, or the range of it that the address asks for, or facts as JSON."""
         caller = self._reader(context)
         address, _, query = params.uri.partition("?")
+        if (facts := self._facts(params.uri, caller.name)) is not None:
+            shown = to_json(facts, indent=2).decode()
+            return ReadResourceResult(
+                contents=[
+                    TextResourceContents(uri=params.uri, mime_type="application/json", text=shown)
+                ]
+            )
         try:
             item = self._store.find(address, caller.name)
             offset, length = _range(query, item)

@@ -33,11 +33,13 @@ from codecell.contract import explain, schema_of
 from codecell.errors import BusyError, RateLimited, RequestError, SandboxError, SessionBusy
 from codecell.model import LanguageInfo, Outcome, Request, SessionInfo, Status
 from codecell.observer import Watch
+from codecell.posture import posture
 from codecell.progress import Progress, reporting
+from codecell.recent import Recent
 from codecell.render import fit, languages_text, result_text
 from codecell.resources import BLOCKS_BYTES, Resources, block_bytes
 from codecell.settings import DEFAULT, Settings
-from codecell.store import Store
+from codecell.store import SCHEME, Store
 from codecell.translation import from_languages, from_outcome, to_request
 from codecell.visible import size
 from codecell.wire import (
@@ -60,6 +62,7 @@ class Runs(Protocol):
     """What the tools need of a `Runner`."""
 
     store: Store
+    recent: Recent
 
     async def execute(self, request: Request, *, watch: Watch | None = None) -> Outcome:
         """Run one request."""
@@ -89,7 +92,14 @@ def build_server(
         caller_of: names the authenticated caller of a call; stdio has one.
     """
     tools = tool_definitions(settings)
-    resources = Resources(runner.store, caller_of)
+
+    def facts(uri: str, caller: str) -> dict[str, object] | None:
+        if uri == f"{SCHEME}posture":
+            return posture(caller, settings)
+        run = runner.recent.find(uri.removeprefix(f"{SCHEME}runs/"), caller)
+        return run.as_json() if run is not None else None
+
+    resources = Resources(runner.store, caller_of, facts)
     handlers = _Handlers(runner, settings, caller_of, resources)
 
     async def list_tools(_: Context, __: PaginatedRequestParams | None) -> ListToolsResult:

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import os
 import sys
 import time
@@ -122,6 +123,16 @@ async def test_files_are_listed_read_in_parts_and_described(client: Client) -> N
             await read(client, big["uri"] + query)
     templates = (await client.list_resource_templates()).resource_templates
     assert templates[0].uri_template == "codecell://runs/{run_id}/files/{+path}{?offset,length}"
+
+
+async def test_a_run_and_the_posture_can_be_looked_up(client: Client) -> None:
+    result, _ = await call(client, code="raise SystemExit(3)")
+    run = json.loads((await read(client, f"codecell://runs/{result['run_id']}")).text)
+    assert (run["run_id"], run["phase"]) == (result["run_id"], "ended")
+    assert (run["status"], run["exit_code"]) == ("execution_error", 3)
+    held = json.loads((await read(client, "codecell://posture")).text)
+    assert (held["network"], held["no_new_privileges"]) == ("none", True)
+    assert held["limits"]["timeout_s"] == result["limits"]["timeout_s"]
 
 
 @pytest.mark.parametrize(

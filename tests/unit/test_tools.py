@@ -25,6 +25,7 @@ from codecell.model import (
     Usage,
 )
 from codecell.observer import Watch
+from codecell.recent import Recent
 from codecell.settings import Settings
 from codecell.store import Store
 
@@ -72,6 +73,7 @@ class ScriptedRunner:
         self.asked: list[Request] = []
         self.watches: list[Watch | None] = []
         self.store = Store(SETTINGS.store)
+        self.recent = Recent()
 
     async def execute(self, request: Request, *, watch: Watch | None = None) -> Outcome:
         self.asked.append(request)
