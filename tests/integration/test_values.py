@@ -248,7 +248,8 @@ async def test_a_chosen_backend_and_a_figure_as_value(client: Client, science: s
     answer = (await execute(client, science, code)).ok()
     assert answer.facts["displays"] == []  # shown once, as the value
     assert answer.value["files"][0]["image"] == 1
-    assert len(answer.images) == 1
+    assert len(answer.images) == 2  # the value, and the file beside it
+    assert (answer.images[1].meta or {})["codecell/path"] == "plot.png"
 
 
 async def test_frames_as_text_and_html(client: Client, science: str) -> None:
