@@ -37,9 +37,10 @@ async def open_runner(
     """
     log.keep_quiet()
     recent = Recent()
-    others = Observers([recent, *observers])  # made first: the witness may be in trouble at once
-    witness = await _witness(settings, lambda text: others.trouble("audit", text))
-    told = Observers([recent, *([witness] if witness else ()), *observers])
+    told = Observers([recent, *observers])  # made first: the witness may be in trouble at once
+    witness = await _witness(settings, lambda text: told.trouble("audit", text))
+    if witness is not None:
+        told.join(witness)
     backend = open_backend(settings)
     store = Store(settings.store)
     raised: Exception | None = None

@@ -187,6 +187,14 @@ class Observers(Observer):
 
     def __init__(self, observers: Sequence[Observer] = ()) -> None:
         self.troubles: dict[str, str] = {}
+        self._sort(observers)
+
+    def join(self, observer: Observer) -> None:
+        """Tell one more from now on."""
+        self._sort([*self._all, observer])
+
+    def _sort(self, observers: Sequence[Observer]) -> None:
+        self._all = observers
         self._refused = [o.refused for o in observers if _listens(o, "refused")]
         self._queued = [o.queued for o in observers if _listens(o, "queued")]
         self._left = [o.left for o in observers if _listens(o, "left")]
