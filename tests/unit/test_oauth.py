@@ -144,7 +144,7 @@ def signed_with_the_public_key() -> str:
         token(exp=None),
         token(sub=None),
         token(sub=""),
-        token(nbf=int(time.time()) + 600),
+        token(nbf=int(time.time()) + 86_400, exp=int(time.time()) + 172_800),
         token(key=OTHER),
         token(kid="unknown"),
         token(kid=None),
