@@ -135,7 +135,7 @@ async def test_cells_killed_or_removed_by_someone_else_cost_a_run_at_most(
     for action, token in (("kill", "98765.25"), ("remove", "98765.75")):
         await others(action)  # the ones that wait
         outcome = await runner.execute(Request(language="python", code="print(1)"))
-        if outcome.status is Status.SETUP_ERROR:  # it met one that was dying and was not known to be
+        if outcome.status is Status.SETUP_ERROR:  # it met one that nobody knew was dying
             outcome = await runner.execute(Request(language="python", code="print(1)"))
         assert outcome.stdout.text == "1\n", outcome.error_message
         async with anyio.create_task_group() as tasks:
