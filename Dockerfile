@@ -10,6 +10,8 @@
 # the package index anew, put its certificate beside this file as NAME.crt.
 ARG BASE=debian:trixie-slim
 FROM ${BASE}
+# Whose image this is, for the MCP registry (server.json).
+LABEL io.modelcontextprotocol.server.name="io.github.codecell/codecell"
 
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \

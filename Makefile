@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check unit images schemas security gvisor soak lock clean distclean setup
+.PHONY: help run test check unit images schemas security gvisor soak mcpb lock clean distclean setup
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -52,6 +52,9 @@ images: setup ## Build every language's image that is missing or outdated
 
 schemas: $(STAMPS)/run ## Write tool_schemas/ from the wire models
 	$(BIN)/python -m codecell.schemas tool_schemas
+
+mcpb: $(STAMPS)/node ## Make the bundle for Claude Desktop: build/codecell-VERSION.mcpb
+	@$(BIN)/python deploy/mcpb/bundle.py
 
 setup: $(STAMPS)/run
 	@$(BIN)/codecell setup --yes
