@@ -8,6 +8,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import anyio
@@ -45,6 +46,8 @@ BOOT_S = 30.0  # a cell that takes longer to come up is a dud
 INTERRUPT_S = 1.0  # what the agent gives an interrupted interpreter, and a bit
 GRACE_S = 2.0  # past a deadline the agent has this long before its cell is given up
 CANCEL_S = 1.0
+STARVED_S = 0.25  # how long after a failure the engine may tell that memory ran out
+HUNGRY = 8  # a program that held less than this part of the memory is not waited for
 NEVER_BEGAN = "the program could not be started: "
 TYPICAL_BYTES = 16 * 1024 * 1024  # of a waiting cell whose kernel does not tell
 
@@ -247,7 +250,11 @@ class Link:
             self._run = None
         if run.facts is not None and run.facts.failure:  # of a session's step: its cell is well
             raise SandboxError(NEVER_BEGAN + run.facts.failure)
-        return run.facts or await self._autopsy(time.monotonic() - began)
+        if run.facts is None:
+            return await self._autopsy(time.monotonic() - began)
+        if run.facts.oom_kills is None:
+            return await self._counted(run.facts)
+        return run.facts
 
     async def _start(
         self,
@@ -307,6 +314,18 @@ class Link:
             except CellLost:
                 return
             await run.done.wait()
+
+    async def _counted(self, facts: Facts) -> Facts:
+        """Ask the engine what the cell's kernel did not tell: whether memory ran out in this run.
+
+        Under gVisor the host's kernel kills what stands for the hungry process, which to the agent
+        exits with code 1. The engine's word may come after the agent's report, and is waited for
+        where a program that failed has held a share of the memory that is worth it.
+        """
+        failed = facts.ending is Ending.EXITED and facts.exit_code != 0
+        much = facts.usage.peak_memory_bytes > self.spec.limits.memory_bytes // HUNGRY
+        starved = await self.cell.starved(STARVED_S if failed and much else 0)
+        return replace(facts, oom_kills=int(starved))
 
     async def _overdue(self, waited_s: float) -> Facts:
         """End a cell whose agent let a deadline pass: it may have had no turn beside its programs.
@@ -390,7 +409,7 @@ def facts_from(value: dict[str, Any]) -> Facts:
             ending=Ending(value["ending"]),
             exit_code=_whole(code, 255) if signal is None else None,
             signal=_whole(signal, 64) if code is None else None,
-            oom_kills=_whole(value["oom_kills"], 2**31),
+            oom_kills=None if value["oom_kills"] is None else _whole(value["oom_kills"], 2**31),
             heap_full=value.get("heap_full") is True,
             usage=Usage(
                 wall_s=_seconds(value["wall_s"]),

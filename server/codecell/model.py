@@ -265,7 +265,7 @@ class Facts:
     ending: Ending
     exit_code: int | None = None
     signal: int | None = None
-    oom_kills: int = 0
+    oom_kills: int | None = 0  # None where the cell's own kernel does not tell
     heap_full: bool = False  # says the program's runtime, which has a limit of its own
     usage: Usage = field(default_factory=Usage)
     stdout_bytes: int = 0

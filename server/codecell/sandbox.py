@@ -47,6 +47,9 @@ class Cell(Protocol):
     async def death(self) -> Death:
         """After the end of the stream, say why the cell ended; waits at most two seconds."""
 
+    async def starved(self, wait_s: float) -> bool:
+        """Tell whether memory ran out since last asked; waits so long for the engine's word."""
+
     async def discard(self) -> None:
         """Kill everything in the cell and remove it. Idempotent; never raises; may be cancelled."""
 

@@ -328,6 +328,19 @@ async def test_a_death_by_memory_is_told_from_others(harness: Harness) -> None:
         await cell.discard()
 
 
+async def test_that_memory_ran_out_is_told_once(harness: Harness) -> None:
+    async with opened(harness) as backend:
+        cell = await backend.create(SPEC)
+        assert not await cell.starved(0)
+        await harness.exhaust(cell)
+        with anyio.fail_after(30):
+            while await cell.receive():
+                pass
+            assert await cell.starved(5)
+            assert not await cell.starved(0)
+        await cell.discard()
+
+
 async def test_a_discarded_cell_is_gone_and_its_stream_has_ended(harness: Harness) -> None:
     async with opened(harness) as backend:
         cell = await backend.create(SPEC)

@@ -1,6 +1,6 @@
 """The same walls under gVisor, on the real engine: a kernel of its own, and an agent apart.
 
-`make test-gvisor` runs the whole suites of languages and fidelity under it as well; here is what
+`make gvisor` runs the whole suites of languages and fidelity under it as well; here is what
 gVisor needs handled differently, each thing found by running it (release 20240729).
 """
 
@@ -22,7 +22,7 @@ from codecell.settings import Settings, load
 pytestmark = [pytest.mark.anyio, pytest.mark.docker]
 Execute = Callable[..., Awaitable[Outcome]]
 Facts = Callable[..., Awaitable[Any]]
-SOME = ("python", "javascript", "bash", "c", "go", "java", "ruby")  # the rest: make test-gvisor
+SOME = ("python", "javascript", "bash", "c", "go", "java", "ruby")  # the rest: make gvisor
 SIGNALS = (1, 2, 3, 6, 9, 10, 12, 14, 15, 19, 20, 31, 34, 43, 64)
 
 
@@ -217,8 +217,8 @@ async def test_memory_bomb_ends_within_the_cells_memory(execute: Execute) -> Non
         "print('begin', flush=True)\nhoard = []\nwhile True: hoard.append(b'x' * (4 << 20))",
         timeout_s=60,
     )
-    # gVisor refuses the memory, and the interpreter ends by itself; or its sandbox is killed.
-    assert outcome.status in {Status.EXECUTION_ERROR, Status.OUT_OF_MEMORY}
+    # The host's kernel kills the process behind the program, or all of gVisor: the engine knows.
+    assert outcome.status is Status.OUT_OF_MEMORY, outcome.error_message
     assert outcome.stdout.text == "begin\n"
     assert outcome.usage.peak_memory_bytes <= outcome.plan.cell.limits.memory_bytes
 

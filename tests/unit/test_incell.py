@@ -253,6 +253,7 @@ def test_first_reason_and_first_status_of_the_program_stand() -> None:
     facts = run.facts(Reading(cpu_s=None, peak_bytes=80, oom_kills=1))
     assert (facts["ending"], facts["code"], facts["signal"]) == ("exited", 3, None)
     assert (facts["peak_memory_bytes"], facts["oom_kills"]) == (80, 1)
+    assert run.facts(Reading(cpu_s=None, peak_bytes=80, oom_kills=None))["oom_kills"] is None
 
 
 def test_output_of_both_streams_ends_a_run() -> None:

@@ -293,6 +293,34 @@ async def test_a_cell_that_ends_of_its_memory_is_a_fact() -> None:
         assert run.output == [(Kind.STDOUT, b"some")]
 
 
+@pytest.mark.parametrize(
+    ("report", "waits"),
+    [
+        ({"code": 1, "peak_memory_bytes": 250 << 20}, True),
+        ({"code": None, "signal": 9, "peak_memory_bytes": 250 << 20}, True),
+        ({"code": 1, "peak_memory_bytes": 1 << 20}, False),
+        ({"code": 0, "peak_memory_bytes": 250 << 20}, False),
+        ({"code": None, "signal": 9, "ending": "timeout", "peak_memory_bytes": 250 << 20}, False),
+    ],
+)
+@pytest.mark.parametrize("starved", [True, False])
+async def test_where_the_cells_kernel_counts_no_kills_the_engine_is_asked(
+    report: dict[str, Any], waits: bool, starved: bool
+) -> None:
+    async with linked(leave(**{"oom_kills": None, **report})) as link:
+        cell_of(link).starves = starved
+        facts = await Run(link).go()
+        assert facts.oom_kills == starved
+        assert (cell_of(link).waited_s or 0) == (link_module.STARVED_S if waits else 0)
+
+
+async def test_an_engine_is_not_asked_where_the_cells_kernel_counts() -> None:
+    async with linked(leave(code=1, oom_kills=0)) as link:
+        cell_of(link).starves = True
+        assert (await Run(link).go()).oom_kills == 0
+        assert cell_of(link).waited_s is None
+
+
 async def test_a_cell_that_ends_for_another_reason_is_lost_with_the_engines_word() -> None:
     async with linked(End()) as link:
         with pytest.raises(CellLost, match=r"during the run \(its container ended with code 0\)"):
@@ -429,7 +457,7 @@ BAD: dict[str, list[object]] = {
     "ending": ["success", "", None, 1, [], {}, "EXITED"],
     "code": [*WHOLE, 256, None],
     "signal": [*WHOLE, 65, None],
-    "oom_kills": [*WHOLE, None],
+    "oom_kills": WHOLE,
     "peak_memory_bytes": [*WHOLE, None],
     "stdout_bytes": [*WHOLE, None],
     "stderr_bytes": [*WHOLE, None],

@@ -164,6 +164,8 @@ class FakeCell:
         self._acts: deque[Act] = deque()
         self._more = anyio.Event()
         self._input = bytearray()
+        self.starves = False  # until it is asked
+        self.waited_s: float | None = None  # the last who asked
         self._death: Death | None = None
 
     @property
@@ -222,6 +224,12 @@ class FakeCell:
         """Say why it ended."""
         return self._death or END
 
+    async def starved(self, wait_s: float) -> bool:
+        """Tell what the test has set, once."""
+        self.waited_s = wait_s
+        starved, self.starves = self.starves, False
+        return starved
+
     async def discard(self) -> None:
         """Remove the cell."""
         self.discards += 1
@@ -231,6 +239,7 @@ class FakeCell:
     def end(self, death: Death = END) -> None:
         """End the cell, as its own doing or the engine's."""
         self._death = self._death or death
+        self.starves = self.starves or death.out_of_memory
         self._more.set()
         if self in self._engine.cells:
             self._engine.cells.remove(self)

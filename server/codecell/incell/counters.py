@@ -10,11 +10,11 @@ BASE = "/sys/fs/cgroup/"
 
 
 class Reading:
-    """The counters at one moment; `cpu_s` is None where the kernel does not tell (gVisor)."""
+    """The counters at one moment; what the kernel does not tell (gVisor) is None."""
 
     __slots__ = ("agent_s", "children_s", "cpu_s", "oom_kills", "peak_bytes")
 
-    def __init__(self, cpu_s: float | None, peak_bytes: int, oom_kills: int) -> None:
+    def __init__(self, cpu_s: float | None, peak_bytes: int, oom_kills: int | None) -> None:
         self.cpu_s = cpu_s
         self.peak_bytes = peak_bytes
         self.oom_kills = oom_kills
@@ -29,6 +29,12 @@ class Reading:
         else:
             used = self.cpu_s - before.cpu_s - (self.agent_s - before.agent_s)
         return max(used, 0.0)
+
+    def kills_since(self, before: Reading) -> int | None:
+        """Count the processes that the kernel ended for want of memory."""
+        if self.oom_kills is None or before.oom_kills is None:
+            return None
+        return self.oom_kills - before.oom_kills
 
 
 class Counters:
@@ -56,7 +62,8 @@ class Counters:
         cpu_s = None
         if cpu:
             cpu_s = field(cpu, b"usage_usec") / 1e6 if self.v2 else int(cpu) / 1e9
-        return Reading(cpu_s, int(peak) if peak.strip().isdigit() else 0, field(oom, b"oom_kill"))
+        kills = field(oom, b"oom_kill") if oom else None
+        return Reading(cpu_s, int(peak) if peak.strip().isdigit() else 0, kills)
 
 
 def field(text: bytes, name: bytes) -> int:

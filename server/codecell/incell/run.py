@@ -128,7 +128,7 @@ class Run:
             "ending": self.ending,
             "code": code,
             "signal": signal,
-            "oom_kills": after.oom_kills - before.oom_kills,
+            "oom_kills": after.kills_since(before),
             "heap_full": bool(self.oom_mark) and os.path.exists(self.oom_mark),
             "wall_s": max(self.ended - (self.started or self.ended), 0.0),
             "cpu_s": after.cpu_since(before),

@@ -98,7 +98,17 @@ class DockerCell:
         reason = words[-1] if words else f"its container ended with code {code}"
         if not self._started.fate.died.is_set():
             reason = "its stream broke; is the container engine still there?"
-        return Death(self._started.fate.out_of_memory, code, reason)
+        return Death(self._started.fate.starved.is_set(), code, reason)
+
+    async def starved(self, wait_s: float) -> bool:
+        """Take the engine's word; it comes some 10 ms after the kernel has killed."""
+        fate = self._started.fate
+        with anyio.move_on_after(wait_s):
+            await fate.starved.wait()
+        if not fate.starved.is_set():
+            return False
+        fate.starved = anyio.Event()
+        return True
 
     async def discard(self) -> None:
         """Hang up; see to it that the container goes."""

@@ -25,10 +25,10 @@ RETRY_S = 0.5
 class Fate:
     """What became of one container."""
 
-    out_of_memory: bool = False
     exit_code: int | None = None
     died: anyio.Event = field(default_factory=anyio.Event)
     destroyed: anyio.Event = field(default_factory=anyio.Event)
+    starved: anyio.Event = field(default_factory=anyio.Event)  # replaced once it is told
 
 
 class Events:
@@ -98,7 +98,7 @@ class Events:
             return
         match event.get("Action"):
             case "oom":
-                fate.out_of_memory = True
+                self._tell(loop, fate.starved)
             case "die":
                 code = attributes.get("exitCode", "")
                 fate.exit_code = int(code) if code.isdigit() else None
