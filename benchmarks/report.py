@@ -104,6 +104,8 @@ def _others(results: dict[str, Any]) -> list[str]:
         parts += [f"## {found['calls']} calls at once, pool of 4", _summaries(each, "wait")]
     if found := results.get("start"):
         parts += ["## Start", _summaries(found, "server start to")]
+    if found := results.get("files"):
+        parts += ["## 10 MB in and out", _summaries(found["moved"], "part")]
     idle = {**results.get("wire", {}).get("idle", {}), **(results.get("idle_others") or {})}
     if idle:
         names = list(next(iter(idle.values())))

@@ -1,4 +1,4 @@
-"""The table of issue 3: what each row is, must reach and aims at, and how it comes from results."""
+"""The table of issues 3 and 4: what each row is, must reach, aims at, and where it comes from."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -96,6 +96,12 @@ ROWS = (
         lambda r: r["wire"]["flood"]["blocks"]["ratio"], "x", None, None),
     Row("flood_growth_mib", "20 MB of stdout: largest growth of the server's peak memory",
         lambda r: r["wire"]["flood"]["server_peak_growth_mib"]["max"], "MiB", 5, None),
+    Row("files_10_mb_ms", "10 MB in, copied and read back in ranges, through MCP",
+        lambda r: r["files"]["moved"]["in and out"]["median_ms"], "ms", 1000, None),
+    Row("manifest_5000_ms", "what a look at an unchanged tree of 5,000 files adds to a step",
+        lambda r: r["files"]["manifest"]["wall_ms"], "ms", 30, None),
+    Row("manifest_5000_cpu_ms", "the same in CPU time of the agent",
+        lambda r: r["files"]["manifest"]["agent_cpu_ms"], "ms", None, None),
     Row("idle_cell_mib", "resident memory of an idle warm Python cell, without file cache",
         lambda r: r["wire"]["idle"]["python"]["own_mib"], "MiB", 15, 8),
     Row("start_to_answer_ms", "server start to the first answer (`initialize`)",

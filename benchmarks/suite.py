@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import anyio
 
-from benchmarks import burst, endings, flood, idle, latency, peers, prepare, share, starting
+from benchmarks import burst, endings, files, flood, idle, latency, peers, prepare, share, starting
 from benchmarks.latency import Entry
 from benchmarks.server import Raw, serve
 from benchmarks.stats import summary_ms
@@ -35,6 +35,7 @@ class Effort:
     shares: int
     endings: int
     floods: int
+    files: int
     starts: int
     burst: int
     bursts: int
@@ -45,12 +46,12 @@ class Effort:
 
 
 QUICK = Effort(
-    full=False, rounds=5, shares=5, endings=4, floods=1, starts=2, burst=24, bursts=1,
+    full=False, rounds=5, shares=5, endings=4, floods=1, files=2, starts=2, burst=24, bursts=1,
     warm_s=0.3, window_s=1.7, levels=(PARALLEL,), calm_s=0.05,
 )  # fmt: skip
 FULL = Effort(
-    full=True, rounds=200, shares=100, endings=200, floods=10, starts=10, burst=50, bursts=5,
-    warm_s=1.5, window_s=5.0, levels=(1, 2, 4, 8, 16), calm_s=0.1,
+    full=True, rounds=200, shares=100, endings=200, floods=10, files=20, starts=10, burst=50,
+    bursts=5, warm_s=1.5, window_s=5.0, levels=(1, 2, 4, 8, 16), calm_s=0.1,
 )  # fmt: skip
 
 
@@ -120,6 +121,7 @@ class Suite:
             "throughput": lambda: anyio.run(self.throughput),
             "burst": lambda: anyio.run(self.burst),
             "wire": self.wire,
+            "files": lambda: anyio.run(self.files),
             "start": self.start,
         }
         if self.effort.full:
@@ -263,6 +265,13 @@ class Suite:
                 "flood": flood.measure(raw, self.effort.floods, 2),
             }
 
+    async def files(self) -> dict[str, Any]:
+        """Files in and out, and a look at a tree that nobody has changed."""
+        async with serve(pool__languages=ONLY_PYTHON) as served:
+            moved = await files.transfer(served, self.effort.files, 2)
+        async with serve(pool__languages=ONLY_PYTHON, pool__min="0", pool__max="0") as served:
+            return {"moved": moved, "manifest": await files.manifest(served, 5 * self.effort.files)}
+
     def idle_others(self) -> dict[str, Any]:
         """The idle memory of the other languages' cells."""
         found = {}
@@ -306,5 +315,9 @@ def save(results: dict[str, Any], path: Path) -> None:
 def full(calls: int) -> Effort:
     """Return the full effort with another number of calls per figure."""
     return replace(
-        FULL, rounds=calls, shares=min(calls, FULL.shares), endings=min(calls, FULL.endings)
+        FULL,
+        rounds=calls,
+        shares=min(calls, FULL.shares),
+        endings=min(calls, FULL.endings),
+        files=min(calls, FULL.files),
     )

@@ -154,7 +154,9 @@ class Tree:
         The list is in the order of the paths. Nothing is called deleted that was not looked for.
         """
         before, now = self._before, self._look()
-        found = []
+        found: list[tuple[str, str]] = []
+        if self.whole and not self._sent and now == before:
+            return found
         for path, seen in now.items():
             if path in self._sent:
                 if not self._as_sent(path):
@@ -208,10 +210,14 @@ class Tree:
                 try:
                     if entry.is_dir(follow_symlinks=False):
                         below.append(entry.name)
-                    else:
-                        found[prefix + entry.name] = identity(entry.stat(follow_symlinks=False))
+                        continue
+                    info = entry.stat(follow_symlinks=False)
                 except OSError:
                     continue  # gone meanwhile
+                # `identity`, written out: a call costs a fifth of all that a file costs here.
+                found[prefix + entry.name] = hash(
+                    (info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_mode)
+                )
         for name in below:
             if depth == 0 or len(found) > ENTRIES or time.monotonic() > deadline:
                 self.whole = False
