@@ -51,6 +51,29 @@ CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK |
 SPECIAL = {stat.S_IFLNK: "symlink", stat.S_IFIFO: "fifo", stat.S_IFSOCK: "socket"}
 
 
+class AsOwner:
+    """Within it files are made as the program would make them, whom /sandbox belongs to.
+
+    The agent is that user itself, but for gVisor, where it is root (see Runtime.agent_apart).
+    """
+
+    __slots__ = ("_apart", "_root")
+
+    def __init__(self, root: str = ROOT) -> None:
+        self._root, self._apart = root, False
+
+    def __enter__(self) -> None:
+        if os.geteuid() == 0 and (uid := os.stat(self._root).st_uid) != 0:
+            self._apart = True
+            os.setegid(uid)
+            os.seteuid(uid)
+
+    def __exit__(self, *_: object) -> None:
+        if self._apart:
+            os.seteuid(0)
+            os.setegid(0)
+
+
 BUFFER = unforked_buffer(CHUNK)  # no later run finds in its heap what an earlier one wrote
 
 
@@ -93,11 +116,12 @@ class Tree:
         end = 38 + int.from_bytes(payload[4:6], "big")
         path = str(payload[38:end], "utf-8")
         try:
-            parent, name = self._descend(path, make=True)
-            try:
-                self._fd = os.open(name, CREATE, mode, dir_fd=parent)
-            finally:
-                os.close(parent)
+            with AsOwner(self._root):
+                parent, name = self._descend(path, make=True)
+                try:
+                    self._fd = os.open(name, CREATE, mode, dir_fd=parent)
+                finally:
+                    os.close(parent)
             self._path = path
             self._sent[path] = bytes(payload[6:38]), os.fstat(self._fd).st_mode
             self._before.pop(path, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
+from codecell.incell.files import AsOwner
 from codecell.incell.libc import unforked_buffer
 
 ROOT = "/sandbox"
@@ -64,6 +65,10 @@ class Snapshot:
 
     def lay_out(self) -> None:
         """Put everything where it was; the place is empty."""
+        with AsOwner(self._root):
+            self._lay_out()
+
+    def _lay_out(self) -> None:
         for path, _ in self._directories:
             os.mkdir(path, 0o700)
         start = 0
