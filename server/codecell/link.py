@@ -8,6 +8,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -47,6 +48,7 @@ INTERRUPT_S = 1.0  # what the agent gives an interrupted interpreter, and a bit
 GRACE_S = 2.0  # past a deadline the agent has this long before its cell is given up
 CANCEL_S = 1.0
 STARVED_S = 0.25  # how long after a failure the engine may tell that memory ran out
+MAIMED_S = 2.0  # how long a program may go on after that
 HUNGRY = 8  # a program that held less than this part of the memory is not waited for
 NEVER_BEGAN = "the program could not be started: "
 TYPICAL_BYTES = 16 * 1024 * 1024  # of a waiting cell whose kernel does not tell
@@ -72,6 +74,8 @@ class _Run:
         self.left = {Kind.STDOUT: keep, Kind.STDERR: keep, Kind.VALUES: values}
         self.on_output = on_output
         self.done = anyio.Event()
+        self.hungry = False  # memory ran out, says the engine
+        self.starved = False  # and the program was ended for it
         self.facts: Facts | None = None
 
 
@@ -91,6 +95,7 @@ class Link:
         self.spec = spec
         self.runs = 0
         self.boot_id = ""
+        self.counts = True  # whether the cell's own kernel counts who it kills for want of memory
         self.caller: str | None = None  # whose cell it is, from its first lease on
         self.leased = False
         self.stale = False  # not used since the pool last looked
@@ -240,7 +245,7 @@ class Link:
         try:
             with anyio.move_on_after(step.timeout_s + grace):
                 await self._start(run, header, files, gone, job, stdin)
-                await run.done.wait()
+                await self._end_of(run)
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
                 await self.cancel()
@@ -253,7 +258,7 @@ class Link:
         if run.facts is None:
             return await self._autopsy(time.monotonic() - began)
         if run.facts.oom_kills is None:
-            return await self._counted(run.facts)
+            return await self._counted(run, run.facts)
         return run.facts
 
     async def _start(
@@ -315,17 +320,44 @@ class Link:
                 return
             await run.done.wait()
 
-    async def _counted(self, facts: Facts) -> Facts:
+    async def _end_of(self, run: _Run) -> None:
+        """Wait until the agent has reported."""
+        if self.counts:
+            await run.done.wait()
+            return
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._mind_memory, run)
+            await run.done.wait()
+            tasks.cancel_scope.cancel()
+
+    async def _mind_memory(self, run: _Run) -> None:
+        """End a program that goes on for long after memory has run out.
+
+        Under gVisor the host's kernel kills what stands for one thread of the program. The others
+        go on without it, mostly to wait for it for ever.
+        """
+        if not await self.cell.starved(math.inf):
+            return
+        run.hungry = True
+        await anyio.sleep(MAIMED_S)
+        run.starved = True
+        with suppress(CellLost):
+            await self.cell.send(encode(Kind.CANCEL, run.number))
+
+    async def _counted(self, run: _Run, facts: Facts) -> Facts:
         """Ask the engine what the cell's kernel did not tell: whether memory ran out in this run.
 
-        Under gVisor the host's kernel kills what stands for the hungry process, which to the agent
-        exits with code 1. The engine's word may come after the agent's report, and is waited for
-        where a program that failed has held a share of the memory that is worth it.
+        To gVisor a process whose stand-in was killed has exited with code 1. The engine's word may
+        come after the agent's report, and is waited for where a program that failed has held a
+        share of the memory that is worth it.
         """
+        if run.starved and facts.ending is Ending.CANCELLED:
+            return replace(facts, ending=Ending.EXITED, exit_code=None, signal=9, oom_kills=1)
         failed = facts.ending is Ending.EXITED and facts.exit_code != 0
         much = facts.usage.peak_memory_bytes > self.spec.limits.memory_bytes // HUNGRY
-        starved = await self.cell.starved(STARVED_S if failed and much else 0)
-        return replace(facts, oom_kills=int(starved))
+        wait_s = STARVED_S if failed and much and not run.hungry else 0
+        hungry = await self.cell.starved(wait_s) or run.hungry
+        return replace(facts, oom_kills=int(hungry))
 
     async def _overdue(self, waited_s: float) -> Facts:
         """End a cell whose agent let a deadline pass: it may have had no turn beside its programs.
@@ -384,6 +416,7 @@ class Link:
         if hello.get("protocol") != VERSION:
             raise ProtocolError("a cell's agent speaks another protocol version")
         self.boot_id = _words(hello.get("boot"), 64)
+        self.counts = hello.get("counts") is not False
 
     def _take_file(self, frame: Frame) -> None:
         collecting = self._collecting

@@ -27,7 +27,7 @@ from codecell.backends.fake import (
     say,
 )
 from codecell.errors import CellLost, ProtocolError, SandboxError
-from codecell.frames import HEADER, MAX_PAYLOAD, Kind, encode, encode_json
+from codecell.frames import HEADER, MAX_PAYLOAD, VERSION, Kind, encode, encode_json
 from codecell.languages import LANGUAGES
 from codecell.link import Link, facts_from
 from codecell.model import Ending, Facts, Launch, RunLimits, Step, Usage
@@ -312,6 +312,19 @@ async def test_where_the_cells_kernel_counts_no_kills_the_engine_is_asked(
         facts = await Run(link).go()
         assert facts.oom_kills == starved
         assert (cell_of(link).waited_s or 0) == (link_module.STARVED_S if waits else 0)
+
+
+async def test_a_program_that_goes_on_when_its_memory_has_run_out_is_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(link_module, "MAIMED_S", 0.01)
+    hello = Raw(encode_json(Kind.HELLO, 0, {"protocol": VERSION, "boot": "b", "counts": False}))
+    stopped = leave(code=None, signal=9, ending="cancelled", oom_kills=None)
+    boot = (hello, READY)
+    async with linked(Wait(anyio.Event()), boot=boot, on_cancel=(stopped,)) as link:
+        cell_of(link).starves = True
+        facts = await Run(link).go()
+        assert (facts.ending, facts.signal, facts.oom_kills) == (Ending.EXITED, 9, 1)
 
 
 async def test_an_engine_is_not_asked_where_the_cells_kernel_counts() -> None:

@@ -140,7 +140,8 @@ class Agent:
         if self.launch == FORK:
             MODULES.load((*USUAL, *config["preload"]))
             prepare()
-        self.channel.tell(HELLO, 0, protocol=PROTOCOL, boot=self.session.boot)
+        counts = self.counters.oom >= 0
+        self.channel.tell(HELLO, 0, protocol=PROTOCOL, boot=self.session.boot, counts=counts)
         gc.disable()
         gc.freeze()  # without a collection: it finds next to nothing, in 0.5 to 0.9 ms
         self.spare = self.fork(self.launch)
