@@ -150,7 +150,10 @@ def check_confinement(
         found = ", ".join(options) or "none"
         checks.append(Check("security options", State.PROBLEM, found, advice))
     if missing_limits:
-        advice = "the kernel lacks these cgroup controllers; cells would have no such limit"
+        advice = (
+            "the engine lacks these cgroup controllers (a rootless one needs cgroup v2 with "
+            "delegation); nothing is run without them"
+        )
         checks.append(
             Check("limits", State.PROBLEM, f"cannot limit {', '.join(missing_limits)}", advice)
         )

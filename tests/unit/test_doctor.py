@@ -140,8 +140,8 @@ def test_the_engine_is_found_in_the_docker_clis_order(
 
 
 def test_an_engine_that_says_little_is_read_without_failing() -> None:
-    assert read_facts({}, {}).missing_limits == ()
-    assert read_facts({}, {"MemoryLimit": False}).missing_limits == ("memory",)
+    assert read_facts({}, {}).host.lacks == ()
+    assert read_facts({}, {"MemoryLimit": False}).host.lacks == ("memory",)
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:

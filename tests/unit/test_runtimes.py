@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from codecell.backends.docker import seccomp
-from codecell.backends.docker.runtimes import Kernel, Runtime, read_runtimes
+from codecell.backends.docker.runtimes import Kernel, Runtime, read_host, read_runtimes
+from codecell.errors import SandboxError
 
 
 def _read(name: str, **details: object) -> Runtime:
@@ -87,3 +88,14 @@ def test_the_filter_for_an_agent_apart_is_short_and_answers_the_same() -> None:
     assert _names(short, "SCMP_ACT_TRACE") == _names(usual, "SCMP_ACT_ERRNO")
     rules = sum(len(entry["names"]) for entry in short["syscalls"])
     assert rules < sum(len(entry["names"]) for entry in usual["syscalls"]) - 100
+
+
+def test_an_engine_that_keeps_no_limits_runs_nothing() -> None:
+    # As a rootless one answers under cgroup v1: it makes the container all the same.
+    rootless = {"MemoryLimit": False, "PidsLimit": False, "CpuCfsQuota": False}
+    with pytest.raises(
+        SandboxError, match="can't limit memory, processes, cpus, so nothing is run"
+    ):
+        read_host(rootless).check_limits()
+    read_host({"MemoryLimit": True, "PidsLimit": True, "CpuCfsQuota": True}).check_limits()
+    read_host({}).check_limits()  # one that does not tell is judged by what it makes

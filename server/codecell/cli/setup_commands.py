@@ -172,7 +172,7 @@ def _examine(settings: "Settings") -> "list[Check]":
             default_runtime=facts.default_runtime,
             wanted_runtime=settings.engine.runtime,
             security_options=facts.security_options,
-            missing_limits=facts.missing_limits,
+            missing_limits=facts.host.lacks,
         )
         checks += judge.check_containerd(facts.containerd_version)
         runtime = settings.engine.runtime or facts.host.default

@@ -204,6 +204,7 @@ class DockerBackend:
     def _start_on(
         self, api: docker.APIClient, host: Host, spec: CellSpec, loop: EventLoopToken
     ) -> Started:
+        host.check_limits()
         image_id, preload = self._image(api, spec)
         name, body = self._create(api, host, spec, image_id)
         fate = self._events.watch(name, loop)

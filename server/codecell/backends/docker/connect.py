@@ -181,7 +181,6 @@ class EngineFacts:
     runtimes: tuple[str, ...]
     default_runtime: str
     security_options: tuple[str, ...]
-    missing_limits: tuple[str, ...]  # limits that this kernel cannot keep
 
 
 def engine_facts(engine: EngineSettings) -> EngineFacts:
@@ -197,7 +196,6 @@ def engine_facts(engine: EngineSettings) -> EngineFacts:
 def read_facts(version: Mapping[str, Any], info: Mapping[str, Any]) -> EngineFacts:
     """Read /version and /info, both of which differ between engines; pure."""
     components = {item.get("Name", ""): item for item in version.get("Components") or ()}
-    wanted = {"MemoryLimit": "memory", "PidsLimit": "processes", "CpuCfsQuota": "cpus"}
     return EngineFacts(
         version=str(version.get("Version", "")),
         api_version=str(version.get("ApiVersion", "")),
@@ -212,7 +210,6 @@ def read_facts(version: Mapping[str, Any], info: Mapping[str, Any]) -> EngineFac
         runtimes=tuple(sorted(info.get("Runtimes") or ())),
         default_runtime=str(info.get("DefaultRuntime", "")),
         security_options=tuple(info.get("SecurityOptions") or ()),
-        missing_limits=tuple(name for key, name in wanted.items() if info.get(key) is False),
     )
 
 

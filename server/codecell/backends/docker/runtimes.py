@@ -14,6 +14,7 @@ from typing import Any
 from codecell.errors import SandboxError
 from codecell.model import CellSpec, Isolation
 
+LIMITS = {"MemoryLimit": "memory", "PidsLimit": "processes", "CpuCfsQuota": "cpus"}
 FILTERS = "oci-seccomp"  # runsc's flag: load the container's own seccomp profile inside
 
 
@@ -74,7 +75,17 @@ def _read(name: str, details: Mapping[str, Any]) -> Runtime:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What the engine said of itself when it was first asked."""
+    """What the engine said of itself when it was first asked.
+
+    Attributes:
+        runtimes: by the engine's name for them.
+        default: the one that cells get which ask for none.
+        apparmor: it has AppArmor.
+        user_namespace: root in a container is nobody on the host.
+        machine: its architecture.
+        cpus: how many it has.
+        lacks: limits that it can't keep, and only warns of when it makes a container.
+    """
 
     runtimes: Mapping[str, Runtime]
     default: str
@@ -82,6 +93,19 @@ class Host:
     user_namespace: bool
     machine: str
     cpus: int
+    lacks: tuple[str, ...] = ()
+
+    def check_limits(self) -> None:
+        """Refuse an engine whose cells would have no bounds.
+
+        Raises:
+            SandboxError: one of the limits would not be kept.
+        """
+        if self.lacks:
+            raise SandboxError(
+                f"the engine can't limit {', '.join(self.lacks)}, so nothing is run "
+                "(a rootless engine needs cgroup v2 with these controllers delegated to it)"
+            )
 
     def runtime(self, name: str | None) -> Runtime:
         """Return what a cell gets that asks for this runtime, or for none.
@@ -126,4 +150,5 @@ def read_host(info: Mapping[str, Any]) -> Host:
         ),
         machine=str(info.get("Architecture") or os.uname().machine),
         cpus=info.get("NCPU") or 64,
+        lacks=tuple(name for key, name in LIMITS.items() if info.get(key) is False),
     )
