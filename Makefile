@@ -44,8 +44,8 @@ gvisor: images $(STAMPS)/dev ## Every language and every file feature under gVis
 		tests/integration/test_fidelity.py
 
 soak: setup $(STAMPS)/dev ## 2,000 mixed runs, 1,000 sessions, and the parsers fuzzed for longer (15 minutes)
-	SOAK=2000 $(PYTEST) tests/integration/test_soak.py tests/security/test_fuzz.py
-	SOAK_SESSIONS=1000 $(PYTEST) tests/integration/test_sessions.py -k leave_nothing_behind
+	SOAK=2000 $(PYTEST) -s --timeout 3600 tests/integration/test_soak.py tests/security/test_fuzz.py
+	SOAK_SESSIONS=1000 $(PYTEST) --timeout 3600 tests/integration/test_sessions.py -k leave_nothing_behind
 
 images: setup ## Build every language's image that is missing or outdated
 	@$(BIN)/codecell images build --all

@@ -25,6 +25,8 @@ def boot() -> str:
 @cache
 def parcel() -> bytes:
     """Return what goes first over the stream: u32 length, then names and sources between NULs."""
+    for file in resources.files("codecell.incell").iterdir():
+        source(file.name) if file.is_file() else None  # an upgrade may replace them under us
     names = {part: f"codecell.incell.{part}" for part in PARTS}
     names |= {part: f"~codecell.incell.{part}" for part in LAZY}
     words = [word for part, name in names.items() for word in (name, source(f"{part}.py"))]

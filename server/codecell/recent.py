@@ -80,7 +80,7 @@ class Recent(Observer):
     """Keeps the runs in flight and the latest so many, and counts the last minute."""
 
     def __init__(self, *, kept: int = KEPT) -> None:
-        self.started = time.time()
+        self.started = time.monotonic()
         self.troubles: dict[str, str] = {}
         self._kept = kept
         self._in_flight: dict[str, Summary] = {}

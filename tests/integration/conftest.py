@@ -1,10 +1,19 @@
-"""Images of the tests' own, removed with everything under them; and runs in every language."""
+"""Images, engines and disks of the tests' own, removed with all of it; runs in every language."""
 
+import gc
 import os
 import secrets
-from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
 
+import anyio
 import docker
 import pytest
 from docker.errors import APIError
@@ -13,9 +22,12 @@ from codecell import recipes
 from codecell.app import open_runner
 from codecell.backends.docker.building import remove_leftovers
 from codecell.backends.docker.images import list_images, lock_path
+from codecell.backends.docker.owners import LABEL_OWNER, Owner
 from codecell.model import Outcome, Request
 from codecell.runner import Runner
 from codecell.settings import Settings, load
+
+Flat = Callable[..., AbstractAsyncContextManager[None]]
 
 
 def remove_prefix(client: docker.APIClient, prefix: str) -> None:
@@ -67,3 +79,195 @@ class Run:
 @pytest.fixture
 def run(cold_runner: Runner, installed: set[str]) -> Run:
     return Run(cold_runner, installed)
+
+
+# --- an engine and disks of the test's own
+
+
+def as_root(doing: str) -> None:
+    """Do without, on a desk, what takes root."""
+    if os.geteuid() != 0:
+        assert os.environ.get("CI") != "true", f"{doing} takes root, and CI must be"
+        pytest.skip(f"{doing} takes root")
+
+
+def mount_small(folder: Path, size: int) -> None:
+    """Put a file system of so many bytes there."""
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "codecell-test", str(folder)]
+    subprocess.run(command, check=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    as_root("mounting a small file system")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount_small(folder, 1 << 20)
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+class Engine:
+    """A Docker engine of the test's own, beside the machine's."""
+
+    def __init__(self, folder: Path, disk: int | None = None) -> None:
+        self.folder = folder
+        if disk is not None:
+            mount_small(folder, disk)
+        self.socket = folder / "d.sock"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        return f"unix://{self.socket}"
+
+    def start(self) -> None:
+        # In a network namespace of its own: `--bridge=none` would remove the machine's docker0.
+        command = [
+            "unshare",
+            "--net",
+            "dockerd",
+            f"--host={self.address}",
+            f"--data-root={self.folder}/data",
+            f"--exec-root={self.folder}/exec",
+            f"--pidfile={self.folder}/d.pid",
+            "--bridge=none",
+            "--iptables=false",
+            "--ip-forward=false",
+            "--ip-masq=false",
+        ]
+        (self.folder / "d.pid").unlink(missing_ok=True)
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        end = time.monotonic() + 60
+        while time.monotonic() < end and self.process.poll() is None:
+            with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+                probe.connect(str(self.socket))
+                probe.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+                if b"200 OK" in probe.recv(4096):
+                    return
+            time.sleep(0.1)
+        tail = (self.folder / "log").read_text(errors="replace")[-2000:]
+        raise AssertionError(f"the second engine did not start: {tail}")
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def close(self) -> None:
+        """End it and whatever it started, and unmount what it mounted."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(15)
+            self.process.kill()
+            self.process.wait()
+        end = time.monotonic() + 10
+        while (ours := self._processes()) and time.monotonic() < end:
+            for pid in ours:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.1)
+        mounts = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
+        points = [line.split()[1] for line in mounts]
+        points = [point for point in points if f"{point}/".startswith(f"{self.folder}/")]
+        for point in sorted(points, key=len, reverse=True):
+            subprocess.run(["umount", "-l", point], check=True)
+        subprocess.run(["rm", "-rf", str(self.folder)], check=True)
+
+    def _processes(self) -> list[int]:
+        """Return its containerd and shims: they have the folder on their command line."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):
+                command = path.read_bytes()
+                if b"containerd" in command and f"{self.folder}/".encode() in command:
+                    found.append(int(path.parent.name))
+        return found
+
+
+@pytest.fixture
+def second_engine(
+    engine: docker.APIClient,
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
+) -> Iterator[Engine]:
+    """An engine with Python's image; the parameter is the size of a disk of its own."""
+    as_root("starting a second engine")
+    made = Engine(tmp_path_factory.mktemp("engine"), getattr(request, "param", None))
+    try:
+        made.start()
+        client = docker.APIClient(base_url=made.address, version="auto", timeout=60)
+        try:
+            client.load_image(b"".join(engine.get_image("codecell/python:latest")))
+        finally:
+            client.close()
+        yield made
+    finally:
+        made.close()
+
+
+# --- what a process holds
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What this process holds, and its containers."""
+
+    descriptors: int
+    threads: int
+    memory_mib: float
+    containers: int
+
+    @classmethod
+    def now(cls, engine: docker.APIClient) -> "Resources":
+        gc.collect()  # docker-py leaves sockets to it
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+        label = f"{LABEL_OWNER}={Owner.current().label()}"
+        found = engine.containers(all=True, filters={"label": label})
+        return cls(
+            descriptors=sum(1 for _ in Path("/proc/self/fd").iterdir()),
+            threads=threading.active_count(),
+            memory_mib=pages * 4096 / (1 << 20),
+            # Docker 20.10 lists some for ever that are long gone.
+            containers=sum(item.get("State") != "removing" for item in found),
+        )
+
+
+@pytest.fixture
+def resources() -> type[Resources]:
+    """Count what this process holds: `resources.now(engine)`."""
+    return Resources
+
+
+@pytest.fixture
+def flat(engine: docker.APIClient) -> Flat:
+    """Prove that a fault leaves nothing: `async with flat(): ...`, after a round outside of it."""
+
+    @asynccontextmanager
+    async def unchanged(
+        client: docker.APIClient | None = None,
+        *,
+        descriptors: int = 4,
+        threads: int = 2,
+        memory_mib: float = 16,
+    ) -> AsyncIterator[None]:
+        asked = client or engine
+        before = await anyio.to_thread.run_sync(Resources.now, asked)
+        yield
+        end = time.monotonic() + 20
+        while True:
+            now = await anyio.to_thread.run_sync(Resources.now, asked)
+            if (
+                now.descriptors <= before.descriptors + descriptors
+                and now.threads <= before.threads + threads
+                and now.memory_mib <= before.memory_mib + memory_mib
+                and now.containers <= before.containers
+            ):
+                return
+            assert time.monotonic() < end, f"before {before}, now {now}"
+            await anyio.sleep(0.2)
+
+    return unchanged

@@ -1,13 +1,11 @@
 """Everything that goes wrong, for real: each run ends as promised and no other notices."""
 
-import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -546,105 +544,8 @@ async def test_many_concurrent_runs_are_neither_lost_nor_crossed(execute: Execut
 # --- the engine goes away
 
 
-class Engine:
-    """A Docker engine of the test's own, beside the machine's."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.socket = folder / "d.sock"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def address(self) -> str:
-        return f"unix://{self.socket}"
-
-    def start(self) -> None:
-        # In a network namespace of its own: `--bridge=none` would remove the machine's docker0.
-        command = [
-            "unshare",
-            "--net",
-            "dockerd",
-            f"--host={self.address}",
-            f"--data-root={self.folder}/data",
-            f"--exec-root={self.folder}/exec",
-            f"--pidfile={self.folder}/d.pid",
-            "--bridge=none",
-            "--iptables=false",
-            "--ip-forward=false",
-            "--ip-masq=false",
-        ]
-        (self.folder / "d.pid").unlink(missing_ok=True)
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        end = time.monotonic() + 60
-        while time.monotonic() < end and self.process.poll() is None:
-            with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
-                probe.connect(str(self.socket))
-                probe.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
-                if b"200 OK" in probe.recv(4096):
-                    return
-            time.sleep(0.1)
-        tail = (self.folder / "log").read_text(errors="replace")[-2000:]
-        raise AssertionError(f"the second engine did not start: {tail}")
-
-    def kill(self) -> None:
-        assert self.process is not None
-        self.process.kill()
-        self.process.wait()
-
-    def close(self) -> None:
-        """End it and whatever it started, and unmount what it mounted."""
-        if self.process is not None and self.process.poll() is None:
-            self.process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                self.process.wait(15)
-            self.process.kill()
-            self.process.wait()
-        end = time.monotonic() + 10
-        while (ours := self._processes()) and time.monotonic() < end:
-            for pid in ours:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            time.sleep(0.1)
-        mounts = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
-        points = [line.split()[1] for line in mounts if f"{self.folder}/" in line.split()[1]]
-        for point in sorted(points, key=len, reverse=True):
-            subprocess.run(["umount", "-l", point], check=True)
-        subprocess.run(["rm", "-rf", str(self.folder)], check=True)
-
-    def _processes(self) -> list[int]:
-        """Return its containerd and shims: they have the folder on their command line."""
-        found = []
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            with suppress(OSError):
-                command = path.read_bytes()
-                if b"containerd" in command and f"{self.folder}/".encode() in command:
-                    found.append(int(path.parent.name))
-        return found
-
-
 @pytest.fixture
-def second_engine(
-    engine: docker.APIClient, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Engine]:
-    if os.geteuid() != 0:
-        assert os.environ.get("CI") != "true", "CI must be able to start an engine of its own"
-        pytest.skip("starting a second engine takes root")
-    made = Engine(tmp_path_factory.mktemp("engine"))
-    try:
-        made.start()
-        client = docker.APIClient(base_url=made.address, version="auto", timeout=60)
-        try:
-            client.load_image(b"".join(engine.get_image("codecell/python:latest")))
-        finally:
-            client.close()
-        yield made
-    finally:
-        made.close()
-
-
-@pytest.fixture
-async def on_second(second_engine: Engine, request: pytest.FixtureRequest) -> AsyncIterator[Any]:
+async def on_second(second_engine: Any, request: pytest.FixtureRequest) -> AsyncIterator[Any]:
     spares = getattr(request, "param", 0)
     settings = load(
         flags={
@@ -663,7 +564,7 @@ docker_leaks = pytest.mark.filterwarnings("ignore:unclosed <socket.*family=1:Res
 @docker_leaks
 @pytest.mark.parametrize("on_second", [0, 1], indirect=True, ids=["cold", "with a spare"])
 async def test_an_engine_that_dies_under_a_run_is_our_failure_until_it_is_back(
-    second_engine: Engine, on_second: Any
+    second_engine: Any, on_second: Any
 ) -> None:
     async def run(code: str, timeout_s: float = 60) -> Outcome:
         outcome: Outcome = await on_second.execute(
@@ -702,7 +603,7 @@ async def test_an_engine_that_dies_under_a_run_is_our_failure_until_it_is_back(
 
 
 @docker_leaks
-async def test_an_engine_that_hangs_does_not_hold_up_closing(second_engine: Engine) -> None:
+async def test_an_engine_that_hangs_does_not_hold_up_closing(second_engine: Any) -> None:
     settings = load(
         flags={
             "engine": {"host": second_engine.address},

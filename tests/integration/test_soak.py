@@ -4,11 +4,11 @@
 """
 
 import os
-import threading
+import sys
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import anyio
 import docker
@@ -22,7 +22,6 @@ from codecell.settings import load
 
 pytestmark = [pytest.mark.anyio, pytest.mark.docker]
 RUNS = int(os.environ.get("SOAK", "80"))
-MIB = 1 << 20
 POOL = {"languages": ["python", "bash"], "min": 1, "max": 2}
 
 MIX: tuple[tuple[str, str, float, set[Status]], ...] = (
@@ -37,27 +36,6 @@ MIX: tuple[tuple[str, str, float, set[Status]], ...] = (
     ("python", "import os\nfor _ in range(20): os.fork() or os._exit(0)", 10, {Status.SUCCESS}),
     ("bash", "kill -9 $$", 10, {Status.EXECUTION_ERROR}),
 )
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What this process holds, and its containers."""
-
-    descriptors: int
-    threads: int
-    memory_mib: float
-    containers: int
-
-    @classmethod
-    def now(cls, engine: docker.APIClient) -> "Resources":
-        pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
-        label = f"{LABEL_OWNER}={Owner.current().label()}"
-        return cls(
-            descriptors=sum(1 for _ in Path("/proc/self/fd").iterdir()),
-            threads=threading.active_count(),
-            memory_mib=pages * 4096 / MIB,
-            containers=len(engine.containers(filters={"label": label})),
-        )
 
 
 @pytest.fixture
@@ -80,24 +58,25 @@ async def _some(runner: Runner, count: int) -> None:
                 tasks.start_soon(one, number)
 
 
-async def _settled(runner: Runner, engine: docker.APIClient, most: int) -> Resources:
+async def _settled(resources: Any, engine: docker.APIClient, most: int) -> Any:
     """Wait until the cells that are on their way out are gone."""
     with anyio.fail_after(30):
         while True:
-            found = await anyio.to_thread.run_sync(Resources.now, engine)
+            found = await anyio.to_thread.run_sync(resources.now, engine)
             if found.containers <= most:
                 return found
             await anyio.sleep(0.1)
 
 
 async def test_many_mixed_runs_leave_resources_flat(
-    runner: Runner, engine: docker.APIClient
+    runner: Runner, engine: docker.APIClient, resources: Any
 ) -> None:
     most = len(POOL["languages"]) * 2  # type: ignore[arg-type]
     await _some(runner, 20)  # threads and caches that are made once
-    before = await _settled(runner, engine, most)
+    before = await _settled(resources, engine, most)
     await _some(runner, RUNS)
-    after = await _settled(runner, engine, most)
+    after = await _settled(resources, engine, most)
+    sys.stderr.write(f"\n{RUNS} runs: before {before}, after {after}\n")  # `make soak` shows it
     assert after.containers <= most
     assert after.descriptors <= before.descriptors + 2 * most
     assert after.threads <= before.threads + 4
@@ -114,7 +93,7 @@ def _runs(token: str) -> bool:
 
 
 async def test_cells_killed_or_removed_by_someone_else_cost_a_run_at_most(
-    runner: Runner, engine: docker.APIClient
+    runner: Runner, engine: docker.APIClient, resources: Any
 ) -> None:
     label = f"{LABEL_OWNER}={Owner.current().label()}"
 
@@ -131,7 +110,7 @@ async def test_cells_killed_or_removed_by_someone_else_cost_a_run_at_most(
                 pass  # it has gone by itself
 
     await _some(runner, 4)  # what is made once
-    before = await _settled(runner, engine, 4)
+    before = await _settled(resources, engine, 4)
     for action, token in (("kill", "98765.25"), ("remove", "98765.75")):
         await others(action)  # the ones that wait
         outcome = await runner.execute(Request(language="python", code="print(1)"))
@@ -154,7 +133,7 @@ async def test_cells_killed_or_removed_by_someone_else_cost_a_run_at_most(
             await others(action)  # the one that runs, too
         outcome = await runner.execute(Request(language="python", code="print(2)"))
         assert outcome.stdout.text == "2\n", outcome.error_message
-    after = await _settled(runner, engine, 4)
+    after = await _settled(resources, engine, 4)
     # The engine's client keeps as many connections as it once needed at a time, 25 at most.
     assert after.descriptors <= before.descriptors + 25 + 8
     assert after.threads <= before.threads + 4

@@ -36,6 +36,14 @@ FILES = sorted(
 )
 
 
+def test_all_that_cells_are_sent_is_read_before_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upgrade in place must not mix its agent with this server's."""
+    parcel()
+    monkeypatch.setattr(resources, "files", None)
+    for name in (*FILES, "kernel.js", "standby.js", "standby.sh", "standby_tsc.js"):
+        assert source(name)
+
+
 def in_fresh_interpreter(code: str, *flags: str, check: bool = True) -> Any:
     """Run `code` where the agent was made as in a cell; `agent` has its modules."""
     prelude = (

@@ -48,7 +48,7 @@ def snapshot(runner: Runner, settings: Settings, caller: str) -> dict[str, objec
     over = (run.as_json() for run, _ in zip(recent.over(), range(SHOWN_RECENT), strict=False))
     return {
         "version": __version__,
-        "uptime_s": round(time.time() - recent.started),
+        "uptime_s": round(time.monotonic() - recent.started),
         "concurrent": settings.runs.concurrent,
         "queue": settings.runs.queue,
         "running": len(in_flight) - waiting,
