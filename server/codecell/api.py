@@ -45,6 +45,7 @@ class Sandbox:
         args: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
+        max_output_tokens: int | None = None,
         session_id: str | None = None,
     ) -> Outcome:
         """Run a program; however it ends, its outcome is returned.
@@ -58,6 +59,8 @@ class Sandbox:
             args: command-line arguments.
             env: variables to add.
             timeout_s: time limit; by default the configured one.
+            max_output_tokens: how much of the output is shown, in tokens of four characters.
+            session_id: keep the sandbox under this name; `new` for a name of the server's.
 
         Raises:
             RequestError: the request is not valid; nothing was run.
@@ -73,6 +76,7 @@ class Sandbox:
                 args=tuple(args),
                 env=tuple((env or {}).items()),
                 timeout_s=timeout_s,
+                max_output_tokens=max_output_tokens,
                 session_id=session_id,
             )
         )
@@ -125,6 +129,7 @@ class BlockingSandbox:
         args: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
+        max_output_tokens: int | None = None,
         session_id: str | None = None,
     ) -> Outcome:
         """Run a program and wait for its outcome; raises as `Sandbox.execute` does."""
@@ -138,6 +143,7 @@ class BlockingSandbox:
             args=args,
             env=env,
             timeout_s=timeout_s,
+            max_output_tokens=max_output_tokens,
             session_id=session_id,
         )
         return self._portal.call(call)

@@ -141,8 +141,10 @@ class Resources:
 
     def blocks(
         self, caller: str, files: Iterable[ChangedFile], limits: FileSettings, room: int
-    ) -> list[ContentBlock]:
+    ) -> tuple[list[ContentBlock], int]:
         """Return what is shown beside a result: images, short texts, and links to the rest.
+
+        And how many bytes of the wire all of it takes.
 
         Args:
             caller: whose the files are.
@@ -156,14 +158,16 @@ class Resources:
             if file.uri is None:
                 continue
             block = self._shown(caller, file, limits)
-            if block is None or block_bytes(block) > left:
+            size = block_bytes(block) if block is not None else 0
+            if block is None or size > left:
                 if links == LINKS:
                     continue
                 block, links = _link(file), links + 1
-            if block_bytes(block) <= left:
-                left -= block_bytes(block)
+                size = block_bytes(block)
+            if size <= left:
+                left -= size
                 found.append(block)
-        return found
+        return found, room - left
 
     def _shown(self, caller: str, file: ChangedFile, limits: FileSettings) -> ContentBlock | None:
         image = (file.mime or "").startswith("image/") and file.size is not None

@@ -89,7 +89,7 @@ class Runner:
         self._retries = Retries(settings.retries, pool.tasks)
         self._pool = pool
         self._settings = settings
-        self.sessions = Sessions(pool, settings, self.observers)
+        self.sessions = Sessions(pool, settings, self.observers, self.store)
         self._admission = Admission(
             concurrent=settings.runs.concurrent,
             queue=settings.runs.queue,
@@ -145,6 +145,8 @@ class Runner:
         """Run what has its place, and tell how it ended however that is."""
         plan, began = tale.plan, tale.run.started
         outcome: Outcome | None = None
+        if turn:
+            turn.begin(tale.run_id)
         try:
             await self.observers.admit(tale.run)
             facts = await self._run(plan, tale, turn)

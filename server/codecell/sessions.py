@@ -7,7 +7,7 @@ is decided in `tenure`.
 """
 
 import secrets
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Literal
@@ -39,6 +39,7 @@ from codecell.store import Store
 
 NEW = "new"
 Action = Literal["opened", "closed", "expired", "evicted", "lost"]
+RUNS = 20_000  # remembered of one session
 REMEMBERED = 256  # closed sessions whose end a later call of the same name is told
 
 log = structlog.get_logger(__name__)
@@ -70,6 +71,7 @@ class Session:
         self.closed: str | None = None  # why, once it is
         self.cells: dict[CellSpec, _Cell] = {}
         self.luggage = Luggage()
+        self.told: deque[str] = deque(maxlen=RUNS)  # what may have left results in the store
         self.turn = anyio.Lock()  # fair: calls run in the order of their coming
 
     @property
@@ -114,6 +116,10 @@ class Turn:
         if held is None:
             held = await self._open()
         yield held.link
+
+    def begin(self, run_id: str) -> None:
+        """Note the call's run: what it stores goes with the session, if not before."""
+        self._session.told.append(run_id)
 
     def bring(self, store: Store) -> tuple[tuple[File, ...], tuple[str, ...]]:
         """Return what other languages' steps changed since this cell last saw it.
@@ -226,8 +232,9 @@ class Turn:
 class Sessions:
     """All the sessions of this server."""
 
-    def __init__(self, pool: Pool, settings: Settings, observers: Observers) -> None:
+    def __init__(self, pool: Pool, settings: Settings, observers: Observers, store: Store) -> None:
         self.pool = pool
+        self._store = store
         self._most_of = settings.sessions_of
         self.observers = observers
         self.settings = settings.sessions
@@ -380,6 +387,7 @@ class Sessions:
         if self._open.get(key) is not session:
             return
         del self._open[key]
+        self._store.forget(session.caller, session.told)
         self._past[key] = session.closed or ""
         while len(self._past) > REMEMBERED:
             self._past.popitem(last=False)

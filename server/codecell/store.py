@@ -17,7 +17,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,10 +138,11 @@ class Store:
             if item.caller == caller and item.number > after:
                 yield item
 
-    def forget(self, caller: str, run_id: str) -> None:
-        """Remove all results of a run, as when its session has ended."""
+    def forget(self, caller: str, run_ids: Collection[str]) -> None:
+        """Remove all results of some runs, as when their session has ended."""
+        runs = frozenset(run_ids)
         for item in tuple(self._items.values()):
-            if item.caller == caller and item.run_id == run_id:
+            if item.run_id in runs and item.caller == caller:
                 self._remove(item)
 
     def expire(self) -> None:

@@ -255,8 +255,9 @@ class _Handlers:
             beside = sum(map(block_bytes, shown))
             if changed := outcome.files.changed:
                 room = BLOCKS_BYTES - beside
-                shown += self._resources.blocks(request.caller, changed, self._files, room)
-                beside = sum(map(block_bytes, shown))
+                more, taken = self._resources.blocks(request.caller, changed, self._files, room)
+                shown += more
+                beside += taken
             result = fit(from_outcome(outcome), beside)
         except RequestError as error:
             return refusal(str(error))

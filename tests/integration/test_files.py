@@ -296,6 +296,20 @@ async def test_ten_megabytes_in_and_out(cold_runner: Runner, execute: Execute) -
     assert taken < 5  # a second, on a machine with nothing else to do
 
 
+async def test_a_sessions_files_go_with_the_session(cold_runner: Runner, execute: Execute) -> None:
+    outcome = await execute("open('kept', 'w').write('x'); print('y' * 10**6)", session_id="files")
+    alone = await execute("open('kept', 'w').write('x')")
+    (kept,), (other,) = outcome.files.changed, alone.files.changed
+    addresses = [kept.uri or "", outcome.stdout.uri or ""]
+    for address in addresses:
+        assert cold_runner.store.find(address, "local").size
+    await cold_runner.close_session("local", "files")
+    for address in addresses:
+        with pytest.raises(ResourceNotFound):
+            cold_runner.store.find(address, "local")
+    assert cold_runner.store.find(other.uri or "", "local").size == 1
+
+
 async def test_files_that_do_not_fit_say_so(execute: Execute) -> None:
     with pytest.raises(RequestError, match=r"files are .* bytes together; at most 16,777,216"):
         await execute("1", files=files(big=bytes(17 * 2**20)))

@@ -134,9 +134,10 @@ def test_the_same_name_again_replaces(store: Store) -> None:
 def test_a_run_is_forgotten_as_a_whole(store: Store) -> None:
     put(store, "files/a")
     put(store, "stdout")
-    store.forget("you", "run")
+    store.forget("you", ["run"])
+    store.forget("me", ["another", "ru"])
     assert len(list(store.items("me"))) == 2
-    store.forget("me", "run")
+    store.forget("me", ["another", "run"])
     assert list(store.items("me")) == []
     assert store.size == 0
 
