@@ -5,6 +5,7 @@ stream nobody reads blocks kill, wait and inspect of that container (SECURITY-FA
 """
 
 import math
+import os
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -43,7 +44,7 @@ from codecell.model import (
 from codecell.output import UTF8_MAX, shares
 from codecell.sandbox import Cell
 
-BOOT_S = 30.0  # a cell that takes longer to come up is a dud
+BUSIEST = 10.0  # a cell's time to come up is stretched by the machine's load, so many times at most
 INTERRUPT_S = 1.0  # what the agent gives an interrupted interpreter, and a bit
 GRACE_S = 2.0  # past a deadline the agent has this long before its cell is given up
 CANCEL_S = 1.0
@@ -60,6 +61,18 @@ log = structlog.get_logger(__name__)
 OnOutput = Callable[[Kind, bytes], None]
 FILE_FRAMES = frozenset({Kind.ENTRY, Kind.CONTENT, Kind.SEALED, Kind.COLLECTED})
 OnFile = Callable[[Frame], bool]
+
+
+def crowding() -> float:
+    """Tell how many times longer than usual things take, by the machine's load; 1 on an idle one.
+
+    Where the engine is on another machine this one's load says little; `pool.boot_s` says it all.
+    """
+    try:
+        load = os.getloadavg()[0]
+    except OSError:
+        return 1.0
+    return min(max(load / (os.cpu_count() or 1), 1.0), BUSIEST)
 
 
 class _StreamEnded(CellLost):
@@ -129,8 +142,12 @@ class Link:
         """Wait until the agent has wiped the cell, or the cell has ended."""
         await self._ready.wait()
 
-    async def boot(self) -> None:
+    async def boot(self, within_s: float) -> None:
         """Send the agent and wait until its first child stands ready.
+
+        Args:
+            within_s: the longest that it may take where nothing else runs; a machine with more to
+                do than it has processors gets as many times as long.
 
         Raises:
             SandboxError: the cell came up wrong, or not in time.
@@ -148,15 +165,21 @@ class Link:
             "standby_file": standby.file if standby else "",
         }
         await self.cell.send(parcel.parcel() + encode_json(Kind.CONFIG, 0, config))
-        with anyio.move_on_after(BOOT_S):
-            await self._ready.wait()
+        began = time.monotonic()
+        while not self._ready.is_set():
+            left_s = began + within_s * crowding() - time.monotonic()  # it may be busy only now
+            if left_s <= 0:
+                raise CellLost(
+                    f"a {self.spec.language} cell did not come up within "
+                    f"{time.monotonic() - began:.3g} s (pool.boot_s)"
+                )
+            with anyio.move_on_after(left_s):
+                await self._ready.wait()
         if isinstance(self.lost, _StreamEnded):
             reason = (await self.cell.death()).reason
             raise CellLost(f"a {self.spec.language} cell ended while it came up ({reason})")
         if self.lost is not None:
             raise self.lost
-        if not self._ready.is_set():
-            raise CellLost(f"a {self.spec.language} cell did not come up within {BOOT_S:g} s")
 
     async def listen(self) -> None:
         """Read the stream until it ends; never raises for what the cell does."""

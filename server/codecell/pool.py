@@ -246,7 +246,7 @@ class Pool:
         self._links.add(link)
         self._tasks.start_soon(self._listen, link)
         try:
-            await link.boot()
+            await link.boot(self._settings.boot_s)
         except BaseException:
             self._links.discard(link)  # it never was one
             await self._discard_now(link)

@@ -1,6 +1,8 @@
 """The conversation with one cell: every byte is doubted, every ending is told as it was."""
 
 import json
+import os
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
@@ -45,7 +47,7 @@ Linked = Callable[..., AbstractAsyncContextManager[Link]]
 
 @asynccontextmanager
 async def linked(
-    *run: Act, boot: tuple[Act, ...] = (HELLO, READY), **script: Any
+    *run: Act, boot: tuple[Act, ...] = (HELLO, READY), boot_s: float = 30, **script: Any
 ) -> AsyncIterator[Link]:
     """A cell that has come up; within seconds everything about it is over."""
     cell = await FakeBackend(scripts=Script(run=run, boot=boot, **script)).create(SPEC)
@@ -55,7 +57,7 @@ async def linked(
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(link.listen)
             try:
-                await link.boot()
+                await link.boot(boot_s)
                 yield link
             except Exception as error:  # noqa: BLE001  raised below, where no task group wraps it
                 raised = error
@@ -106,7 +108,7 @@ async def test_the_standby_program_is_sent_along_where_there_is_one() -> None:
     link = Link(cell, spec)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(link.listen)
-        await link.boot()
+        await link.boot(30)
         await cell.discard()
     assert cell.config["launch"] == "standby"
     assert cell.config["standby"][0] == "/usr/bin/node"
@@ -142,11 +144,36 @@ async def test_a_cell_that_comes_up_wrong_is_told_from_one_that_is_ready(
             pass
 
 
-async def test_a_cell_that_never_comes_up_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link_module, "BOOT_S", 0.01)
-    with pytest.raises(CellLost, match="a python cell did not come up within"):
-        async with linked(boot=(HELLO, Wait(anyio.Event()))):
+@pytest.mark.parametrize(
+    ("load", "times"), [(0.0, 1.0), (1.9, 1.0), (6.0, 3.0), (1e9, link_module.BUSIEST)]
+)
+async def test_a_cell_that_never_comes_up_is_given_up_later_on_a_busier_machine(
+    monkeypatch: pytest.MonkeyPatch, load: float, times: float
+) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    began = time.monotonic()
+    with pytest.raises(CellLost, match=r"a python cell did not come up within .* \(pool\.boot_s\)"):
+        async with linked(boot=(HELLO, Wait(anyio.Event())), boot_s=0.02):
             pass
+    assert time.monotonic() - began >= 0.02 * times
+
+
+async def test_a_cell_is_waited_for_while_the_machine_gets_busier(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loads = iter([0.0])
+    monkeypatch.setattr(os, "getloadavg", lambda: (next(loads, 1e9), 0.0, 0.0))
+    late = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+
+        async def comes_up() -> None:
+            await anyio.sleep(0.1)
+            late.set()
+
+        tasks.start_soon(comes_up)
+        async with linked(boot=(HELLO, Wait(late), READY), boot_s=0.05) as link:
+            assert link.usable
 
 
 # --- running

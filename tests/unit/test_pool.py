@@ -9,7 +9,6 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from codecell import link as link_module
 from codecell import pool as pool_module
 from codecell.backends.fake import (
     HELLO,
@@ -344,9 +343,8 @@ async def test_a_cell_that_comes_up_wrong_reaches_the_caller_and_is_removed() ->
         assert it.cells == []
 
 
-async def test_a_cell_that_never_comes_up_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link_module, "BOOT_S", 0.01)
-    async with opened(Script(boot=(HELLO,))) as it:
+async def test_a_cell_that_never_comes_up_is_removed() -> None:
+    async with opened(Script(boot=(HELLO,)), boot_s=0.01) as it:
         with pytest.raises(CellLost, match="did not come up"):
             await lease_once(it)
         assert it.cells == []

@@ -145,6 +145,11 @@ class PoolSettings(Section):
     starting: Annotated[int, Field(ge=1, le=64)] = Field(
         2, description="Cells that may be starting at a time"
     )
+    boot_s: Seconds = Field(
+        30.0,
+        description="Time in which a cell must come up, in seconds; up to ten times as much on a "
+        "machine with more to do than it has processors",
+    )
     reuse: Literal["never", "caller"] = Field(
         "never",
         description="`never`: a cell serves one run; `caller`: one caller's runs share cells",
