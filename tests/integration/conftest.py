@@ -6,12 +6,20 @@ import secrets
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import anyio
 import docker
@@ -111,8 +119,16 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 class Engine:
     """A Docker engine of the test's own, beside the machine's."""
 
-    def __init__(self, folder: Path, disk: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        disk: int | None = None,
+        # In a network namespace of its own: `--bridge=none` would remove the machine's docker0.
+        under: Sequence[str] = ("unshare", "--net"),
+        arguments: Sequence[str] = (),
+    ) -> None:
         self.folder = folder
+        self.under, self.arguments = under, arguments
         if disk is not None:
             mount_small(folder, disk)
         self.socket = folder / "d.sock"
@@ -123,10 +139,8 @@ class Engine:
         return f"unix://{self.socket}"
 
     def start(self) -> None:
-        # In a network namespace of its own: `--bridge=none` would remove the machine's docker0.
         command = [
-            "unshare",
-            "--net",
+            *self.under,
             "dockerd",
             f"--host={self.address}",
             f"--data-root={self.folder}/data",
@@ -136,6 +150,7 @@ class Engine:
             "--iptables=false",
             "--ip-forward=false",
             "--ip-masq=false",
+            *self.arguments,
         ]
         (self.folder / "d.pid").unlink(missing_ok=True)
         with (self.folder / "log").open("ab") as log:
@@ -188,15 +203,9 @@ class Engine:
         return found
 
 
-@pytest.fixture
-def second_engine(
-    engine: docker.APIClient,
-    tmp_path_factory: pytest.TempPathFactory,
-    request: pytest.FixtureRequest,
-) -> Iterator[Engine]:
-    """An engine with Python's image; the parameter is the size of a disk of its own."""
-    as_root("starting a second engine")
-    made = Engine(tmp_path_factory.mktemp("engine"), getattr(request, "param", None))
+@contextmanager
+def started(made: Engine, engine: docker.APIClient) -> Iterator[Engine]:
+    """Start an engine and give it Python's image; nothing is left of it afterwards."""
     try:
         made.start()
         client = docker.APIClient(base_url=made.address, version="auto", timeout=60)
@@ -207,6 +216,34 @@ def second_engine(
         yield made
     finally:
         made.close()
+
+
+@pytest.fixture(scope="session")
+def begin_engine(engine: docker.APIClient) -> Callable[..., AbstractContextManager[Engine]]:
+    """Begin an engine that is set up as `prepare` says, which is given its folder."""
+    as_root("starting a second engine")
+
+    @contextmanager
+    def begin(prepare: Callable[[Path], dict[str, Any]]) -> Iterator[Engine]:
+        folder = Path(tempfile.mkdtemp(prefix="codecell-engine-"))  # whose parents anyone may pass
+        folder.chmod(0o711)
+        with started(Engine(folder, **prepare(folder)), engine) as made:
+            yield made
+
+    return begin
+
+
+@pytest.fixture
+def second_engine(
+    engine: docker.APIClient,
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
+) -> Iterator[Engine]:
+    """An engine with Python's image; the parameter is the size of a disk of its own."""
+    as_root("starting a second engine")
+    made = Engine(tmp_path_factory.mktemp("engine"), getattr(request, "param", None))
+    with started(made, engine):
+        yield made
 
 
 # --- what a process holds
