@@ -3,9 +3,11 @@
 import gc
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -29,6 +31,7 @@ from docker.errors import APIError
 from codecell import recipes
 from codecell.app import open_runner
 from codecell.backends.docker.building import remove_leftovers
+from codecell.backends.docker.connect import locate
 from codecell.backends.docker.images import list_images, lock_path
 from codecell.backends.docker.owners import LABEL_OWNER, Owner
 from codecell.model import Outcome, Request
@@ -36,6 +39,11 @@ from codecell.runner import Runner
 from codecell.settings import Settings, load
 
 Flat = Callable[..., AbstractAsyncContextManager[None]]
+ROOT = Path(__file__).resolve().parents[2]
+CONTEXT = (
+    "Dockerfile", ".dockerignore", "LICENSE", "README.md", "pyproject.toml", "requirements.lock",
+    "images", "server",
+)  # fmt: skip
 
 
 def remove_prefix(client: docker.APIClient, prefix: str) -> None:
@@ -308,3 +316,67 @@ def flat(engine: docker.APIClient) -> Flat:
             await anyio.sleep(0.2)
 
     return unchanged
+
+
+# --- the server as an image
+
+
+def certificates() -> Path | None:
+    """Find what pip trusts here beyond its own list: a proxy may sign the package index anew."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "get", "global.cert"],
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    name = os.environ.get("PIP_CERT") or os.environ.get("SSL_CERT_FILE") or done.stdout.strip()
+    return Path(name) if name else None
+
+
+@pytest.fixture(scope="session")
+def engine_socket(settings: Settings) -> Path:
+    address = locate(settings.engine).address.removeprefix("http+")
+    if not address.startswith("unix://"):
+        pytest.skip("this engine has no socket that could be mounted")
+    return Path(address.removeprefix("unix://"))
+
+
+@pytest.fixture(scope="session")
+def build_image(engine: docker.APIClient, settings: Settings) -> Iterator[Callable[..., str]]:
+    """Build a folder's Dockerfile on our own base, under a name that nobody else uses."""
+    tags = []
+
+    def build(name: str, folder: Path) -> str:
+        tag = f"codecell-test-{name}:{os.getpid()}-{secrets.token_hex(3)}"
+        said = list(
+            engine.build(
+                path=str(folder),
+                tag=tag,
+                buildargs={"BASE": f"{settings.engine.image_prefix}/base:latest"},
+                network_mode="host",  # an engine may have no bridge
+                rm=True,
+                forcerm=True,
+                decode=True,
+            )
+        )
+        assert not any("error" in line for line in said), said[-8:]
+        tags.append(tag)
+        return tag
+
+    yield build
+    for tag in tags:
+        engine.remove_image(tag, force=True)
+
+
+@pytest.fixture(scope="session")
+def server_image(build_image: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The server's image, with its whole context and a file beside it that is not for the image."""
+    folder = tmp_path_factory.mktemp("context")
+    for name in CONTEXT:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, folder / name)
+    folder.joinpath("secret.txt").write_text("not for the image", encoding="utf-8")
+    trusted = certificates()
+    if trusted is not None and trusted.is_file():
+        shutil.copy(trusted, folder / "here.crt")
+    return build_image("server", folder)

@@ -2,11 +2,7 @@
 
 import json
 import os
-import secrets
-import shutil
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,15 +15,8 @@ from docker.types import Mount
 from docker.utils.socket import frames_iter
 
 from codecell import __version__
-from codecell.backends.docker.connect import locate
 from codecell.backends.docker.owners import LABEL_OWNER
-from codecell.settings import Settings
 
-ROOT = Path(__file__).resolve().parents[2]
-CONTEXT = (
-    "Dockerfile", ".dockerignore", "LICENSE", "README.md", "pyproject.toml", "requirements.lock",
-    "images", "server",
-)  # fmt: skip
 ENGINE_SOCKET = "/var/run/docker.sock"
 COLD = {"CODECELL_POOL__MIN": "0", "CODECELL_POOL__MAX": "0"}
 ANSWER_S = 30
@@ -35,56 +24,6 @@ GONE_S = 5.0
 STDOUT = 1
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
-
-
-def certificates() -> Path | None:
-    """Find what pip trusts here beyond its own list: a proxy may sign the package index anew."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", "config", "get", "global.cert"],
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-    )
-    name = os.environ.get("PIP_CERT") or os.environ.get("SSL_CERT_FILE") or done.stdout.strip()
-    return Path(name) if name else None
-
-
-@pytest.fixture(scope="module")
-def engine_socket(settings: Settings) -> Path:
-    address = locate(settings.engine).address.removeprefix("http+")
-    if not address.startswith("unix://"):
-        pytest.skip("this engine has no socket that could be mounted")
-    return Path(address.removeprefix("unix://"))
-
-
-@pytest.fixture(scope="module")
-def image(
-    engine: docker.APIClient, settings: Settings, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
-    """The server's image under a name that nobody else uses, built on our own base."""
-    folder = tmp_path_factory.mktemp("context")
-    for name in CONTEXT:
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, folder / name)
-    folder.joinpath("secret.txt").write_text("not for the image", encoding="utf-8")
-    trusted = certificates()
-    if trusted is not None and trusted.is_file():
-        shutil.copy(trusted, folder / "here.crt")
-    tag = f"codecell-test-server:{os.getpid()}-{secrets.token_hex(3)}"
-    said = list(
-        engine.build(
-            path=str(folder),
-            tag=tag,
-            buildargs={"BASE": f"{settings.engine.image_prefix}/base:latest"},
-            network_mode="host",  # an engine may have no bridge
-            rm=True,
-            forcerm=True,
-            decode=True,
-        )
-    )
-    assert not any("error" in line for line in said), said[-8:]
-    yield tag
-    engine.remove_image(tag, force=True)
 
 
 @contextmanager
@@ -179,14 +118,15 @@ def cells_of(engine: docker.APIClient, namespace: str) -> list[str]:
 
 
 def test_a_program_runs_from_within_the_servers_container(
-    engine: docker.APIClient, image: str, engine_socket: Path
+    engine: docker.APIClient, server_image: str, engine_socket: Path
 ) -> None:
-    with container(engine, image, "execute", "print(6 * 7)", **mounted(engine_socket)) as name:
+    mount = mounted(engine_socket)
+    with container(engine, server_image, "execute", "print(6 * 7)", **mount) as name:
         assert finish(engine, name) == (0, "42\n")
 
 
 def test_the_server_needs_neither_root_nor_capabilities_nor_a_writable_root(
-    engine: docker.APIClient, image: str, engine_socket: Path
+    engine: docker.APIClient, server_image: str, engine_socket: Path
 ) -> None:
     narrow = {
         "read_only": True,
@@ -195,21 +135,21 @@ def test_the_server_needs_neither_root_nor_capabilities_nor_a_writable_root(
         "user": f"1000:{engine_socket.stat().st_gid}",
         **mounted(engine_socket),
     }
-    with container(engine, image, "execute", "print(6 * 7)", **narrow) as name:
+    with container(engine, server_image, "execute", "print(6 * 7)", **narrow) as name:
         assert finish(engine, name) == (0, "42\n")
 
 
-def test_without_an_engine_it_is_a_setup_error(engine: docker.APIClient, image: str) -> None:
-    with container(engine, image, "execute", "print(6 * 7)") as name:
+def test_without_an_engine_it_is_a_setup_error(engine: docker.APIClient, server_image: str) -> None:
+    with container(engine, server_image, "execute", "print(6 * 7)") as name:
         status, text = finish(engine, name)
     assert status == 125
     assert text.startswith("codecell: setup_error: no container engine answers")
 
 
 def test_a_tools_call_over_the_containers_stdin_and_stdout(
-    engine: docker.APIClient, image: str, engine_socket: Path
+    engine: docker.APIClient, server_image: str, engine_socket: Path
 ) -> None:
-    with container(engine, image, **mounted(engine_socket)) as name:
+    with container(engine, server_image, **mounted(engine_socket)) as name:
         peer = Peer(engine, name)
         server = peer.initialize()["serverInfo"]
         assert (server["name"], server["version"]) == ("codecell", __version__)
@@ -222,9 +162,9 @@ def test_a_tools_call_over_the_containers_stdin_and_stdout(
 
 
 def test_killing_the_servers_container_ends_its_cells(
-    engine: docker.APIClient, image: str, engine_socket: Path
+    engine: docker.APIClient, server_image: str, engine_socket: Path
 ) -> None:
-    with container(engine, image, **mounted(engine_socket)) as name:
+    with container(engine, server_image, **mounted(engine_socket)) as name:
         peer = Peer(engine, name)
         peer.initialize()
         pid = engine.inspect_container(name)["State"]["Pid"]
@@ -244,7 +184,7 @@ def await_cells(engine: docker.APIClient, namespace: str, *, some: bool) -> None
 
 
 def test_the_image_holds_the_package_and_nothing_else_of_the_context(
-    engine: docker.APIClient, image: str
+    engine: docker.APIClient, server_image: str
 ) -> None:
     look = (
         "import pathlib, codecell.recipes as recipes; print(recipes.folder().name);"
@@ -252,7 +192,7 @@ def test_the_image_holds_the_package_and_nothing_else_of_the_context(
     )
     python = ["/opt/codecell/bin/python"]
     created = engine.create_container(
-        image,
+        server_image,
         ["-c", look],
         entrypoint=python,
         host_config=engine.create_host_config(network_mode="none"),
