@@ -6,6 +6,7 @@ With `reuse = "caller"` a cell that was wiped goes back to its own caller, never
 """
 
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 
@@ -104,8 +105,11 @@ class Pool:
         after: Callable[[Link], Coroutine[None, None, None]] = self._discard
         try:
             yield link
-            if link.lost is None:
-                after = self._recycle if link.wiping else self._retire
+            if link.lost is None and link.wiping:
+                self._shelf(spec).recycling[caller] += 1  # now: the next call comes before the task
+                after = self._recycle
+            elif link.lost is None:
+                after = self._retire
         finally:
             self._leased -= 1
             link.leased = False
@@ -202,6 +206,9 @@ class Pool:
         if self._closed:
             return
         for shelf in sorted(self._shelves.values(), key=lambda shelf: -len(shelf.waiters)):
+            for waiter, link in shelf.left_over():
+                waiter.link = link
+                waiter.served.set()
             # A spare yields the processors to the runs in flight; a waiting caller does not.
             most = self._settings.starting if shelf.waiters or not self._leased else 1
             while shelf.wanted() > 0 and self._starting < most and self._has_room(shelf):
@@ -292,10 +299,9 @@ class Pool:
     async def _recycle(self, link: Link) -> None:
         """Take a cell back for its caller once its agent has proved it empty."""
         shelf = self._shelf(link.spec)
-        shelf.recycling += 1
         with anyio.move_on_after(RECYCLE_S):
             await link.recycled()
-        shelf.recycling -= 1
+        shelf.recycling -= Counter((link.caller or "",))
         if link.usable and not self._closed:
             self._shelve(shelf, link)
         else:

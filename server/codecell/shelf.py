@@ -1,10 +1,10 @@
 """The cells of one kind and the decisions about them: how many to keep, whom to serve; no I/O.
 
-How many are kept follows use: a caller that had to wait raises the target, a period in which cells
-were left over lowers it, between a floor and a ceiling.
+How many spares are kept follows use: a caller that had to wait raises the target, a period in which
+some were left over lowers it, between a floor and a ceiling. A caller's own cells come on top.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -38,7 +38,7 @@ class Shelf:
         ready: cells that nobody has used, longest ready first.
         kept: cells that a caller has used and may use again, most lately used last.
         starting: cells that are being made.
-        recycling: used cells that are being wiped for their caller.
+        recycling: how many used cells are being wiped, by the caller they belong to.
         dead: cells that ended while they waited; whoever owns the shelf discards them.
         low: fewest spares left over since the last period began.
         resting: after a failure spares wait a while; callers never do.
@@ -52,7 +52,7 @@ class Shelf:
     kept: list[Link] = field(default_factory=list)
     waiters: deque[Waiter] = field(default_factory=deque)
     starting: int = 0
-    recycling: int = 0
+    recycling: Counter[str] = field(default_factory=Counter)
     dead: list[Link] = field(default_factory=list)
     failures: int = 0
     resting: bool = False
@@ -60,7 +60,11 @@ class Shelf:
     used: bool = False
 
     def take(self, caller: str) -> Link | None:
-        """Take the cell that serves a caller best: one of its own, else a new one."""
+        """Take the cell that serves a caller best: one of its own, else a new one.
+
+        One of its own that is being wiped is worth the wait of some milliseconds: to make another
+        in the place of a new one takes a hundred times the processor time.
+        """
         self.used = True
         for link in reversed(self.kept):
             if link.caller == caller:
@@ -68,18 +72,38 @@ class Shelf:
                 if link.usable:
                     return link
                 self.dead.append(link)
+        if self.recycling[caller] > sum(waiter.caller == caller for waiter in self.waiters):
+            return None
+        if (new := self._new()) is not None:
+            return new
+        self.low = 0
+        if self.spec.reuse == "never":  # else the one that is made now stays with its caller
+            self.target = min(self.target + 1, self.ceiling)
+        return None
+
+    def _new(self) -> Link | None:
         while self.ready:
             link = self.ready.popleft()
             if link.usable:
                 self.low = min(self.low, len(self.ready))
                 return link
             self.dead.append(link)
-        self.low = 0
-        self.target = min(self.target + 1, self.ceiling)
         return None
 
+    def left_over(self) -> Iterator[tuple[Waiter, Link]]:
+        """Pair the callers whose cell could not be wiped with new ones, as far as these reach."""
+        while self._uncovered() > 0 and (link := self._new()) is not None:
+            yield self.waiters.popleft(), link
+
+    def _uncovered(self) -> int:
+        """Count the callers that wait and that no cell of their own is being wiped for."""
+        waiting = Counter(waiter.caller for waiter in self.waiters)
+        return (waiting - self.recycling).total()
+
     def waiter_for(self, link: Link) -> Waiter | None:
-        """Take the longest waiting caller that this cell may serve off the queue."""
+        """Take the longest waiting caller that this cell should serve off the queue."""
+        if link.caller is None and not self._uncovered() and len(self.ready) < self.target:
+            return None
         for waiter in self.waiters:
             if link.caller in (None, waiter.caller):
                 self.waiters.remove(waiter)
@@ -89,8 +113,7 @@ class Shelf:
     def wanted(self) -> int:
         """Count the cells that should be begun now."""
         spares = 0 if self.resting else max(self.target - len(self.ready), 0)
-        waiting = max(len(self.waiters) - self.recycling, 0)
-        return waiting + spares - self.starting
+        return self._uncovered() + spares - self.starting
 
     def surplus(self) -> Iterator[Link]:
         """Take off the shelf what is more than the target, the longest unused first."""

@@ -24,6 +24,7 @@ from codecell.backends.fake import (
 from codecell.errors import CellLost, ImageMissing, SandboxError
 from codecell.languages import LANGUAGES
 from codecell.link import Link
+from codecell.model import Launch, RunLimits, Step
 from codecell.policy import cell_spec
 from codecell.pool import Pool
 from codecell.settings import PoolSettings, Settings
@@ -39,6 +40,7 @@ def settings_of(
 
 
 SPEC = cell_spec(LANGUAGES["python"], settings_of(0))
+KEPT = cell_spec(LANGUAGES["python"], settings_of(0, reuse="caller"))
 OTHER = cell_spec(LANGUAGES["bash"], settings_of(0))
 PLAIN = Script()
 settle = anyio.wait_all_tasks_blocked
@@ -542,3 +544,61 @@ async def test_cancelling_while_a_cell_is_made_leaves_nothing(stage: str) -> Non
             tasks.cancel_scope.cancel()
             release.set()  # a discard under way is shielded: it ends when the engine lets it
     assert backend.engine.cells == []
+
+
+# --- cells that a caller uses again
+
+
+STEP = Step(kind="run", launch=Launch.FORK, argv=("python3", "main.py"), timeout_s=30)
+LIMITS = RunLimits(timeout_s=30, output_chars=10, output_kill_bytes=1000)
+
+
+async def run_in(it: Opened, caller: str = "me") -> FakeCell:
+    async with it.pool.lease(KEPT, caller) as link:
+        await link.run(STEP, job=b"", stdin=b"", limits=LIMITS, on_output=print)
+        assert isinstance(link.cell, FakeCell)
+        return link.cell
+
+
+async def test_a_caller_waits_for_its_own_cell_rather_than_take_a_new_one() -> None:
+    gate = anyio.Event()
+    wiped = Script(wiped=(Wait(gate), READY))
+    async with opened(wiped, size=2, reuse="caller") as it, anyio.create_task_group() as tasks:
+        await settle()
+        first = await run_in(it)
+        again: list[FakeCell] = []
+
+        async def once_more() -> None:
+            again.append(await run_in(it))
+
+        tasks.start_soon(once_more)
+        await settle()
+        assert again == []
+        other = await run_in(it, "someone else")  # whom no cell is being wiped for
+        assert other is not first
+        gate.set()
+        await settle()
+        assert again == [first]
+        assert len(it.created) == 4, "two at first, and a spare for each that became a caller's"
+
+
+async def test_a_caller_whose_cell_cannot_be_wiped_gets_a_new_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pool_module, "RECYCLE_S", 0.05)
+    async with opened(Script(wiped=()), size=1, reuse="caller") as it:
+        await settle()
+        first = await run_in(it)
+        assert await run_in(it) is not first
+
+
+async def test_callers_whose_own_cells_serve_them_raise_no_number_of_spares() -> None:
+    async with opened(size=1, max=4, reuse="caller") as it:
+        await settle()
+        for _ in range(3):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(3):
+                    tasks.start_soon(run_in, it)
+            await settle()
+        assert it.pool.census()["python"].target == 1
+        assert len(it.created) == 4
