@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from codecell.backends.docker import owners
 from codecell.backends.docker.owners import LABEL_INSTANCE, LABEL_OWNER, Owner, abandoned
 
 
@@ -46,6 +47,23 @@ def test_an_owner_from_before_the_last_boot_is_dead() -> None:
 
 def test_an_owner_in_another_pid_namespace_is_left_alone() -> None:
     assert not replace(Owner.current(), namespace="1", pid=2**30).is_dead()
+
+
+def test_a_process_that_proc_does_not_show_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with `hidepid`, or `ProtectProc=invisible` of systemd, for a server of another user."""
+    dead = owner_of_a_dead_process()
+    monkeypatch.setattr(owners, "_started", lambda _: None)
+    assert not Owner.current().is_dead()
+    assert not replace(Owner.current(), pid=1).is_dead()
+    assert dead.is_dead()
+
+
+def test_where_this_boot_is_not_known_everybody_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As with `ProcSubset=pid` of systemd."""
+    monkeypatch.setattr(owners, "_boot", lambda: "unknown")
+    assert not replace(Owner.current(), boot="another").is_dead()
 
 
 def test_what_a_dead_owner_left_is_abandoned() -> None:

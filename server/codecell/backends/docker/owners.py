@@ -8,6 +8,7 @@ from typing import Self
 
 LABEL_INSTANCE = "codecell.instance"
 LABEL_OWNER = "codecell.owner"
+_UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +47,17 @@ class Owner:
 
     def is_dead(self) -> bool:
         """Tell whether this owner certainly no longer exists; a doubtful one is left alone."""
-        if self.boot != _boot():
+        boot = _boot()
+        if boot == _UNKNOWN:
+            return False
+        if self.boot != boot:
             return True
         if self.namespace != _namespace():
             return False  # a server in another container: its pids are not ours to judge
-        return _started(self.pid) != self.started
+        started = _started(self.pid)
+        if started is None and _exists(self.pid):
+            return False  # a /proc that hides other users' processes: it may well be that server
+        return started != self.started
 
 
 def abandoned(labels: Mapping[str, str], instance: str) -> bool:
@@ -65,14 +72,24 @@ def _boot() -> str:
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
-        return "unknown"
+        return _UNKNOWN
 
 
 def _namespace() -> str:
     try:
         return Path("/proc/self/ns/pid").readlink().name.strip("pid:[]")
     except OSError:
-        return "unknown"
+        return _UNKNOWN
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
 
 
 def _started(pid: int) -> str | None:
