@@ -48,6 +48,7 @@ _WARM = (
             # One thread for V8's background work: half a processor has no use for four.
             command=("/usr/bin/node", "--v8-pool-size=1", f"{TMP}/.standby.js"),
             source="standby.js",
+            values="values.js",
             file=f"{TMP}/.standby.js",
         ),
         kernel=Kernel(source="kernel.js"),

@@ -138,6 +138,11 @@ class Link:
         self.caller = caller
         self.stale = False
 
+    def _shows(self, step: Step) -> bool:
+        """Tell whether what runs the step can show a value."""
+        standby = self.spec.standby if step.launch is Launch.STANDBY else None
+        return step.launch is Launch.FORK or bool(standby and standby.values)
+
     async def recycled(self) -> None:
         """Wait until the agent has wiped the cell, or the cell has ended."""
         await self._ready.wait()
@@ -154,6 +159,7 @@ class Link:
         """
         standby, kernel = self.spec.standby, self.spec.kernel
         script = parcel.source(standby.source) if standby else ""
+        script += parcel.source(standby.values) if standby and standby.values else ""
         becomes = parcel.source(kernel.source) if kernel and kernel.source else ""
         config: dict[str, Any] = {
             "launch": self.spec.launch,
@@ -243,8 +249,7 @@ class Link:
             self._ready = anyio.Event()
         program = step.kind == "run"
         keep, tail = shares(limits) if program else (limits.output_chars * UTF8_MAX, 0)
-        shows = program and step.launch is Launch.FORK
-        values = limits.values_bytes if shows else 0
+        values = limits.values_bytes if program and self._shows(step) else 0
         run = self._run = _Run(self.runs, keep + tail, values, on_output)
         header = {
             "mode": step.launch,

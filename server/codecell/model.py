@@ -41,6 +41,7 @@ class Standby:
         file: where that script lies in the cell while the interpreter starts.
         env: further environment of the start.
         job: how it is told its program: `binary` (frames.encode_job) or `shell` (words to source).
+        values: the script in incell/, behind `source`, by which it shows a program's value.
     """
 
     command: tuple[str, ...]
@@ -48,6 +49,7 @@ class Standby:
     file: str
     env: tuple[tuple[str, str], ...] = ()
     job: Literal["binary", "shell"] = "binary"
+    values: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

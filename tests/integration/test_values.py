@@ -121,6 +121,97 @@ async def test_most_programs_have_no_value(client: Client, code: str) -> None:
     assert (answer.facts["result"], answer.facts["displays"]) == (None, [])
 
 
+# What a JavaScript program ends in, and what is shown of it.
+JAVASCRIPT = {
+    "6 * 7": ("42", 42),
+    "const x = { a: [1, null, 2.5] };\nx": ("{ a: [ 1, null, 2.5 ] }", {"a": [1, None, 2.5]}),
+    "const a = 1; a + 1;": ("2", 2),
+    "[1, 2].map((n) => n * 2); // each\n// twice": ("[ 2, 4 ]", [2, 4]),
+    "let n = 2;\nn = n === 2 ? 'yes' : 'no'": ("'yes'", "yes"),
+    "const s = 'a; // b'\n\ns.length > 3 && s": ("'a; // b'", "a; // b"),
+    "function f({ a }) {\n  return a;\n}\n\nf({\n  a: new Map([[1, 'x']]),\n});": (
+        "Map(1) { 1 => 'x' }",
+        None,
+    ),
+    "null": ("null", None),
+    "[1, NaN]": ("[ 1, NaN ]", None),
+    "2n ** 70n": ("1180591620717411303424n", None),
+    "const o = { get g() { console.log('asked'); return 1; } }\no": ("{ g: [Getter] }", None),
+    "class A { [Symbol.for('nodejs.util.inspect.custom')]() { return 'A!'; } }\nnew A()": (
+        "A!",
+        None,
+    ),
+    "async function main() {\n  return 42;\n}\nmain();": ("Promise { 42 }", None),
+}
+NO_VALUE = (
+    "console.log(1)",
+    "const x = 1",
+    "undefined",
+    "function f() {}",
+    "{ 5 }",
+    "if (true)\n  5",
+    "const x = 5\nconst y = `\nx`",
+    "setTimeout(() => {}, 1);",
+    "process.stdin.on('end', () => {});",
+    "(async () => {\n  return 1;\n})();",
+    "async function main() {}\nmain();",
+    "import fs from 'fs';\n6 * 7",
+)
+
+
+@pytest.mark.parametrize("code", JAVASCRIPT)
+async def test_the_value_of_a_javascript_program(client: Client, code: str) -> None:
+    answer = (await execute(client, "javascript", code)).ok()
+    text, value = JAVASCRIPT[code]
+    assert (answer.value["text"], answer.value["json"]) == (text, value)
+    assert answer.value["notes"] == []
+    assert (answer.facts["stdout"], answer.facts["stderr"]) == ("", "")
+
+
+@pytest.mark.parametrize("code", NO_VALUE)
+async def test_most_javascript_programs_have_no_value(client: Client, code: str) -> None:
+    name = "main.mjs" if code.startswith("import") else "main.js"
+    answer = await execute(client, "javascript", code, entrypoint=name)
+    assert (answer.facts["status"], answer.facts["result"]) == ("success", None)
+
+
+@pytest.mark.parametrize(
+    ("code", "where"),
+    [
+        ("f();\nnull.x;", "main.js:1:1)"),
+        ("const a = 1;\n\n  null.x === a && 5", "main.js:3:8)"),
+        ("const a = 1;\nnull.x === a && 5", "main.js:2:6)"),
+        ("a\n(5)", "main.js:1:1)"),
+        ("throw new Error('x') // why\n5 === 5", "main.js:1:7)"),
+    ],
+)
+async def test_a_javascript_trace_shows_what_was_sent(
+    client: Client, code: str, where: str
+) -> None:
+    answer = await execute(client, "javascript", code)
+    assert answer.facts["status"] == "execution_error"
+    assert where in answer.facts["stderr"]
+    assert "instanceof" not in answer.facts["stderr"]
+
+
+async def test_the_value_of_each_javascript_step(client: Client) -> None:
+    shown = []
+    for code in (
+        "const a = { b: [1, 2] }; a", "a.b.length === 2", "let c = 5", "await Promise.resolve('x')",
+        "Promise.resolve(-0)", "2n ** 64n", "Symbol('s')", "(await import('os')).EOL", "null",
+        "setTimeout(() => {}, 1)", "new Proxy({}, { ownKeys() { throw 1; } })",
+    ):  # fmt: skip
+        answer = (await execute(client, "javascript", code, session_id="js-values")).ok()
+        value = answer.facts["result"]
+        shown.append(value and (value["text"], value["json"]))
+    await client.call_tool("close_session", {"session_id": "js-values"})
+    assert shown == [
+        ("{ b: [ 1, 2 ] }", {"b": [1, 2]}), ("true", True), None, ("'x'", "x"), ("-0", 0),
+        ("18446744073709551616n", None), ("Symbol(s)", None), ("'\\n'", "\n"), ("null", None),
+        None, ("{}", None),
+    ]  # fmt: skip
+
+
 async def test_a_last_expression_that_ends_the_program_ends_it_as_ever(client: Client) -> None:
     answer = await python(client, "import sys\nprint('a')\nsys.exit(3)")
     assert (answer.facts["exit_code"], answer.facts["result"]) == (3, None)

@@ -42,15 +42,31 @@ function beginSession(fs) {
   }
 
   async function evaluate(code, name) {
-    if (/\bimport\s*\(/.test(code)) return evaluateByRepl(code, name);
+    if (/\bimport\s*\(/.test(code)) {
+      values.show(await evaluateByRepl(code, name));
+      return;
+    }
     const expression = `${code}\n//# sourceURL=${name}`;
-    const params = { expression, replMode: true, awaitPromise: true };
+    const params = { expression, replMode: true, awaitPromise: true, objectGroup: 'step' };
     const done = await interruptible(() => post('Runtime.evaluate', params));
     if (done.exceptionDetails) throw new Failure(await described(done.exceptionDetails));
-    const { result } = done;
-    if (result.subtype !== 'promise') return;
-    const settled = await post('Runtime.awaitPromise', { promiseObjectId: result.objectId });
-    if (settled.exceptionDetails) throw new Failure(await described(settled.exceptionDetails));
+    let { result } = done;
+    if (result.subtype === 'promise') {
+      const settled = await post('Runtime.awaitPromise', { promiseObjectId: result.objectId });
+      if (settled.exceptionDetails) throw new Failure(await described(settled.exceptionDetails));
+      result = settled.result;
+    }
+    await show(result);
+  }
+
+  // The value that the step ends in, as the console has it.
+  async function show({ objectId, value, unserializableValue: literal }) {
+    if (objectId !== undefined) {
+      const functionDeclaration = `function () { 'use strict'; ${VALUE}.show(this); }`;
+      await post('Runtime.callFunctionOn', { objectId, functionDeclaration });
+      await post('Runtime.releaseObjectGroup', { objectGroup: 'step' });
+    } else if (literal === undefined) values.show(value);
+    else values.show(literal.endsWith('n') ? BigInt(literal.slice(0, -1)) : Number(literal));
   }
 
   async function described({ exception, text }) {

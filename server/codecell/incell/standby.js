@@ -34,6 +34,16 @@ const nowhere = new Console({ write() {}, once() {}, removeListener() {} });
 nowhere.log('text');
 nowhere.log(1, { key: [1] });
 nowhere.log('%s %o', 'text', { key: [1] });
+const VALUE = 'codecell$value'; // no property of globalThis
+const values = makeValues(); // see values.js
+require('vm').runInThisContext(`let ${VALUE}; (value) => { ${VALUE} = value; }`)({
+  [Symbol.hasInstance]: (value) => values.show(value),
+  show: values.show,
+});
+const valued = makeValued(VALUE);
+for (const text of ['const a = 1;\na\n', 'f(1);\na, b; // c', 'console.log()\n']) valued(text);
+values.show({ key: [1] });
+fs.unlinkSync(values.FILE);
 
 // A program that has ended well needs no tearing down of its heap (2 ms), and PID 1 that sees the
 // mark does not even wait for the rest. Only then: of a failure node still has to tell after its
@@ -47,6 +57,7 @@ Object.defineProperty(process, 'emit', {
   value: function (type, code) {
     const result = apply(emit, this, arguments);
     if (type === 'exit' && process._exiting && !process.exitCode && !code) {
+      values.end();
       set(process, 'title', ENDED_WELL);
       kill(1, FAREWELL);
       process.reallyExit(0);
@@ -76,5 +87,15 @@ if (go[0] === 10) {
   }
   fs.closeSync(5);
   for (const name of [__filename, blank]) delete require.cache[name];
+
+  // The loader's first read is the program's, and comes before any of it runs.
+  const { readFileSync } = fs;
+  const readMain = (name, options) => {
+    fs.readFileSync = readFileSync;
+    const data = readFileSync(name, options);
+    return name === process.argv[1] && typeof data === 'string' ? valued(data) : data;
+  };
+  fs.readFileSync = readMain;
   Module.runMain();
+  if (fs.readFileSync === readMain) fs.readFileSync = readFileSync; // it is an ES module
 }
