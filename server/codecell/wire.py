@@ -314,7 +314,7 @@ class ExecuteCodeOutput(WireOutput):
         description="Where to read it from its beginning (?offset=N&length=N), null if all is here."
     )
     result: ValueOutput | None = Field(
-        description="Value of the program's last expression (Python, JavaScript), null if it has none."
+        description="Value of the program's last expression (Python, JavaScript), null if none."
     )
     displays: list[ValueOutput] = Field(
         description="What the program displayed, in order: figures and display(x)."
