@@ -27,6 +27,7 @@ from codecell.model import (
 from codecell.output import Capture, shares, show_together
 from codecell.verdict import signal_name, verdict
 
+_JUDGED_BYTES = 1024 * 1024  # of a case's output; nothing more of it is kept
 _LEAST_CHARS = 200  # shown of a case's output, however many cases there are
 
 Lease = Callable[[], AbstractAsyncContextManager[Link]]
@@ -136,7 +137,13 @@ async def _run(link: Link, plan: Plan, job: Job, index: int, left_s: float) -> C
     step = plan.steps[-1]
     step = replace(step, argv=(*step.argv, *case.args), timeout_s=timeout_s)
     chars = max(plan.limits.total_chars // len(plan.cases), _LEAST_CHARS)
-    limits = replace(plan.limits, timeout_s=timeout_s, total_chars=chars, values_bytes=0)
+    limits = replace(
+        plan.limits,
+        timeout_s=timeout_s,
+        total_chars=chars,
+        values_bytes=0,
+        stream_bytes=min(plan.limits.stream_bytes, _JUDGED_BYTES),
+    )
     streams = {Kind.STDOUT: Capture(*shares(limits)), Kind.STDERR: Capture(*shares(limits))}
     facts = await link.run(
         step,

@@ -335,7 +335,7 @@ class Captured:
         text: the whole, or beginning, a line on what is left out, and end.
         elided_bytes: how much that is.
         uri: where the stream can be read from its beginning, where it is not shown whole.
-        stored_bytes: how much of it lies there.
+        stored_bytes: how much of it lies there: all, up to `limits.stream`.
     """
 
     text: str = ""

@@ -140,6 +140,6 @@ def _size(data: bytes, text: str, chars: int) -> int:
     size = len(text[:chars].encode())
     if data.startswith(text[:chars].encode()):
         return size
-    return bisect.bisect_left(
-        range(len(data)), chars, key=lambda end: len(_decoded(data[:end], final=False))
-    )
+    # The longest beginning of so many characters: a bad byte is one only where something follows.
+    ends = range(len(data) + 1)
+    return bisect.bisect(ends, chars, key=lambda end: len(_decoded(data[:end], final=True))) - 1

@@ -254,14 +254,24 @@ def facts(result: ExecuteCodeOutput) -> Iterable[str]:
         + _stream(
             result.stdout, result.stdout_bytes, result.stdout_truncated, result.stdout_repaired
         )
-        + _rest(result.stdout_elided_bytes, result.stdout_resource)
+        + _rest(
+            result.stdout_elided_bytes,
+            result.stdout_resource,
+            result.stdout_resource_bytes,
+            result.stdout_bytes,
+        )
     )
     yield (
         "stderr: "
         + _stream(
             result.stderr, result.stderr_bytes, result.stderr_truncated, result.stderr_repaired
         )
-        + _rest(result.stderr_elided_bytes, result.stderr_resource)
+        + _rest(
+            result.stderr_elided_bytes,
+            result.stderr_resource,
+            result.stderr_resource_bytes,
+            result.stderr_bytes,
+        )
     )
     yield from file_facts(result.files)
     usage = result.usage
@@ -318,9 +328,10 @@ def _stream(kept: str, total: int, truncated: bool, repaired: bool) -> str:
     return line
 
 
-def _rest(elided: int, uri: str | None) -> str:
+def _rest(elided: int, uri: str | None, stored: int, total: int) -> str:
     line = f", {elided} bytes of its middle are elided" if elided else ""
-    return line + (f", read it from {uri}" if uri else "")
+    what = "it" if stored >= total else f"its first {stored} bytes"
+    return line + (f", read {what} from {uri}" if uri else "")
 
 
 def limits_text(limits: LimitsOutput) -> str:

@@ -2,6 +2,7 @@
 
 import secrets
 import time
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 from typing import Literal
@@ -52,13 +53,14 @@ from codecell.model import (
     Usage,
 )
 from codecell.observer import Census, Observers, Phase, Place, Run, Watch
-from codecell.output import UTF8_MAX, Capture, shares, show, show_together
+from codecell.output import UTF8_MAX, Capture, show, show_together
 from codecell.pool import Pool
 from codecell.quota import Quotas
 from codecell.recent import Recent
 from codecell.sessions import Sessions, Turn
 from codecell.settings import Settings
-from codecell.store import Store
+from codecell.spooling import Spooling
+from codecell.store import Store, Writer
 from codecell.verdict import signal_name, verdict
 
 COLLECT_S = 10.0  # for all the files of a run
@@ -357,7 +359,7 @@ class _Tale:
         )
         self._step = plan.steps[-1]
         self._compile: CompileReport | None = None
-        self._streams: dict[Kind, Capture] = {}
+        self._streams: dict[Kind, Spooling] = {}
         self.tests: list[CaseResult] = []
         self._values = Capture(plan.limits.values_bytes)
         self._store = store
@@ -383,10 +385,15 @@ class _Tale:
         self._step = step
         self.phase(Phase.COMPILING if step.kind == "compile" else Phase.RUNNING)
         if step.kind == "compile":
-            out = err = Capture(limits.output_chars * UTF8_MAX)
+            most = limits.output_chars * UTF8_MAX
+            out = err = Spooling(most, 0, most, self._begins("stdout"))
         else:
-            out, err = Capture(*shares(limits)), Capture(*shares(limits))
+            out = Spooling.of(limits, self._begins("stdout"))
+            err = Spooling.of(limits, self._begins("stderr"))
         self._streams = {Kind.STDOUT: out, Kind.STDERR: err}
+
+    def _begins(self, name: str) -> Callable[[], Writer]:
+        return lambda: self._store.writer(self.plan.caller, self.run_id, name)
 
     def take(self, stream: Kind, data: bytes) -> None:
         if stream is Kind.VALUES:
@@ -489,11 +496,11 @@ class _Tale:
             }
         shown = show_together(streams, self.plan.limits)
         unanswered = facts is not None and facts.ending is Ending.CANCELLED
-        for name, stream in streams.items():
-            if shown[name].truncated or (unanswered and stream.head):
-                uri = self._stored(name, stream.head, "text/plain")
-                kept = len(stream.head) if uri else 0
-                shown[name] = replace(shown[name], uri=uri, stored_bytes=kept)
+        for name, spooling in (("stdout", out), ("stderr", err)):
+            wanted = shown[name].truncated or (unanswered and streams[name].head)
+            item = spooling.keep("text/plain") if wanted else None
+            if item is not None:
+                shown[name] = replace(shown[name], uri=item.uri, stored_bytes=item.size)
         return shown
 
     def _shown_values(self) -> values.Shown:

@@ -120,6 +120,8 @@ def from_outcome(outcome: Outcome) -> ExecuteCodeOutput:
         stderr_sha256=outcome.stderr.sha256,
         stdout_resource=outcome.stdout.uri,
         stderr_resource=outcome.stderr.uri,
+        stdout_resource_bytes=outcome.stdout.stored_bytes,
+        stderr_resource_bytes=outcome.stderr.stored_bytes,
         result=value,
         displays=displays,
         tests=[_test(result) for result in outcome.tests],

@@ -313,6 +313,10 @@ class ExecuteCodeOutput(WireOutput):
     stderr_resource: str | None = Field(
         description="Where to read it from its beginning (?offset=N&length=N), null if all is here."
     )
+    stdout_resource_bytes: int = Field(
+        description="How much of stdout can be read there, from its beginning; 0 if none."
+    )
+    stderr_resource_bytes: int = Field(description="The same of stderr.")
     result: ValueOutput | None = Field(
         description="Value of the program's last expression (Python, JavaScript), null if none."
     )

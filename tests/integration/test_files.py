@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
+from codecell.app import open_runner
 from codecell.errors import RequestError, ResourceNotFound
 from codecell.model import Input, Outcome, Request, Status, Why
+from codecell.output import shares
 from codecell.runner import Runner
+from codecell.settings import load
 
 pytestmark = [pytest.mark.anyio, pytest.mark.docker]
 Execute = Callable[..., Awaitable[Outcome]]
@@ -316,9 +319,6 @@ async def test_files_that_do_not_fit_say_so(execute: Execute) -> None:
 
 
 async def test_a_cell_used_again_is_as_clean_as_a_new_one(engine: Any) -> None:
-    from codecell.app import open_runner
-    from codecell.settings import load
-
     flags = {"pool": {"reuse": "caller", "min": 1, "max": 1, "languages": ["python"]}}
     async with open_runner(load(flags=flags)) as runner:
         for n in range(4):
@@ -331,3 +331,42 @@ async def test_a_cell_used_again_is_as_clean_as_a_new_one(engine: Any) -> None:
             )
             assert outcome.stdout.text == "['data', 'main.py']\n"
             assert changed(outcome) == {f"out{n}": "created"}
+
+
+# output
+
+
+@pytest.mark.parametrize("size", [700_000, 1_000_000, 12_000_000])
+async def test_a_long_output_can_be_read_from_its_beginning(
+    cold_runner: Runner, execute: Execute, size: int
+) -> None:
+    outcome = await execute(f"for n in range({size} // 10): print(f'{{n:09}}')")
+    assert outcome.status is Status.SUCCESS
+    data = b"".join(b"%09d\n" % n for n in range(size // 10))
+    shown = outcome.stdout
+    assert (shown.total_bytes, shown.sha256) == (size, hashlib.sha256(data).hexdigest())
+    assert shown.text.startswith(data[:1000].decode())
+    assert shown.text.endswith(data[-1000:].decode())
+    item = cold_runner.store.find(shown.uri or "", "local")
+    assert item.size == shown.stored_bytes
+    limits = outcome.plan.limits
+    most = limits.stream_bytes if size <= limits.stream_bytes else shares(limits)[0]
+    assert cold_runner.store.read(item) == data[:most]
+
+
+async def test_a_larger_cap_keeps_more(engine: Any) -> None:
+    flags = {"pool": {"min": 0, "max": 0}, "limits": {"stream": "8MiB"}}
+    async with open_runner(load(flags=flags)) as runner:
+        outcome = await runner.execute(
+            Request(
+                language="python",
+                code="import os\nfor n in range(100): os.write(2, b'%099999d\\n' % n)",
+            )
+        )
+        item = runner.store.find(outcome.stderr.uri or "", "local")
+        assert item.size == outcome.plan.limits.stream_bytes - outcome.plan.limits.output_chars * 2
+        assert runner.store.read(item, 5_000_000, 100_000) == b"%099999d\n" % 50
+        assert (
+            outcome.stderr.sha256
+            == hashlib.sha256(b"".join(b"%099999d\n" % n for n in range(100))).hexdigest()
+        )

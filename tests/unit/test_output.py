@@ -1,14 +1,20 @@
 """Bounded capture: exact whatever the bytes are and however they come."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import ByteSize
 
 from codecell.model import RunLimits, Stream
 from codecell.output import Capture, again, allot, mark, shares, show, show_together
+from codecell.settings import StoreSettings
+from codecell.spooling import Spooling
+from codecell.store import Store, Writer
 
 # Characters of every UTF-8 length, and bytes that are none.
 texts = st.text(alphabet="aé€\U0001f600\n\0\x1b", max_size=60)
@@ -100,6 +106,12 @@ def test_an_unfinished_character_at_the_end_is_repaired_only_when_nothing_follow
     assert (cut.text, cut.repaired, cut.truncated) == ("😀" + mark(4), False, True)
 
 
+def test_a_cut_behind_a_bad_byte_elides_what_follows_it() -> None:
+    shown = show(capture(b"ab\xc3defgh"), 6)
+    assert shown.text == "ab\ufffd" + mark(2) + "fgh"
+    assert shown.truncated
+
+
 def test_bad_bytes_that_are_elided_are_not_said_to_be_repaired() -> None:
     shown = show(capture(b"hel\xfflo"), 4)
     assert (shown.text, shown.repaired) == ("he" + mark(2) + "lo", False)
@@ -156,3 +168,73 @@ def test_shares_fill_the_room_and_no_more(lengths: dict[str, int], room: int) ->
     assert all(shared[name] <= length for name, length in lengths.items())
     assert sum(shared.values()) <= room
     assert room - sum(shared.values()) < max(len(lengths), 1) or shared == lengths
+
+
+class Disk:
+    """Where streams are stored: a real store, that may be told to be full."""
+
+    def __init__(self, directory: Path, size: int = 10**9) -> None:
+        both = ByteSize(size)
+        settings = StoreSettings(directory=directory, size=both, caller_size=both)
+        self.store = Store(settings)
+
+    def begin(self) -> Writer:
+        return self.store.writer("me", "run", "stdout")
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    found = Disk(tmp_path)
+    yield found
+    found.store.close()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.binary(max_size=120), st.integers(0, 80), st.integers(1, 20), st.integers(1, 30),
+    st.integers(1, 50),
+)  # fmt: skip
+def test_a_long_stream_is_stored_and_shown_as_if_it_had_been_held(
+    disk: Disk, data: bytes, more: int, tail: int, shown: int, step: int
+) -> None:
+    head = shown + more
+    stream = Spooling(head, tail, shown, disk.begin)
+    came = sent(data, head, tail)
+    for start in range(0, len(came), step):
+        stream.add(came[start : start + step])
+    found = stream.finish(len(data), hashlib.sha256(data).hexdigest())
+    assert (found.total, found.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+    whole = found.head if not found.gap else data
+    assert whole == data
+    assert data.startswith(found.head)
+    assert data.endswith(found.tail)
+    assert len(found.head) >= min(shown, len(data))
+    assert found.gap == 0 or len(found.tail) == tail
+    item = stream.keep("text/plain")
+    assert item is not None
+    stored = disk.store.read(item)
+    assert stored == (data if len(data) <= head + tail else data[:head])
+
+
+def test_a_long_stream_costs_little_memory_and_one_that_is_dropped_no_disk(disk: Disk) -> None:
+    stream = Spooling(10**7, 1000, 1000, disk.begin)
+    for _ in range(200):
+        stream.add(b"x" * 65_536)
+        assert stream.held < 2 * 65_536
+    assert disk.store.size == 10**7
+    stream.discard()
+    assert disk.store.size == 0
+
+
+def test_a_full_disk_takes_the_resource_and_nothing_of_the_result(tmp_path: Path) -> None:
+    disk = Disk(tmp_path, size=5000)
+    stream = Spooling(10**6, 100, 100, disk.begin)
+    data = bytes(range(256)) * 100
+    for start in range(0, len(data), 1000):
+        stream.add(data[start : start + 1000])
+    found = stream.finish(len(data), hashlib.sha256(data).hexdigest())
+    assert (found.head, found.tail, found.total) == (data[:100], data[-100:], len(data))
+    assert found.sha256 == hashlib.sha256(data).hexdigest()
+    assert stream.keep("text/plain") is None
+    assert disk.store.size == 0
+    disk.store.close()

@@ -51,6 +51,8 @@ def result(stdout: str = "", stderr: str = "", **changes: Any) -> ExecuteCodeOut
         "stdout_sha256": None,
         "stderr_sha256": None,
         "stdout_resource": None,
+        "stdout_resource_bytes": 0,
+        "stderr_resource_bytes": 0,
         "stderr_resource": None,
         "result": None,
         "displays": [],

@@ -28,6 +28,7 @@ RESULT_FIELDS = {
     "error_message", "compile", "files", "session", "usage", "limits", "isolation",
     "stdout_elided_bytes",
     "stderr_elided_bytes", "stdout_sha256", "stderr_sha256", "stdout_resource", "stderr_resource",
+    "stdout_resource_bytes", "stderr_resource_bytes",
     "result", "displays", "tests",
 }  # fmt: skip
 

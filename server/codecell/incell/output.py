@@ -12,6 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+HELD = 512 * 1024  # of a stream's beginning, before there is a hash of it
+
 # One for each stream, made when a stream first needs it, for all runs: they are never unmapped.
 _buffers: dict[tuple[str, int], memoryview] = {}
 
@@ -26,8 +28,8 @@ def _buffer(use: str, kind: int, size: int) -> memoryview:
 class Output:
     """What a program writes to one stream.
 
-    The hash of a stream that the server gets whole is the server's to make. For a longer one the
-    beginning is kept here too, and what makes hashes is loaded when that is over (3 ms).
+    The hash of a short stream is the server's to make. Of a longer one the beginning is kept
+    here until it is long, and only then what makes hashes is loaded (3 ms).
     """
 
     __slots__ = ("_end", "_head", "_kind", "_sent", "_sha256", "_tail", "keep", "size", "tail")
@@ -48,27 +50,34 @@ class Output:
         count = len(chunk)
         pass_on = min(count, max(self.keep - self.size, 0))
         if self.tail:
-            if pass_on:
-                if self._head is None:
-                    self._head = _buffer("head", self._kind, self.keep)
-                self._head[self.size : self.size + pass_on] = chunk[:pass_on]
+            self._hash(chunk)
             if pass_on < count:
                 self._take_tail(chunk[pass_on:])
         self.size += count
         return pass_on
 
-    def _take_tail(self, chunk: memoryview) -> None:
-        if self._tail is None:
+    def _hash(self, chunk: memoryview) -> None:
+        end, most = self.size + len(chunk), min(self.keep, HELD)
+        if self._sha256 is not None:
+            self._sha256.update(chunk)
+        elif end <= most:
+            if self._head is None:
+                self._head = _buffer("head", self._kind, most)
+            self._head[self.size : end] = chunk
+        else:
             import hashlib
 
-            self._sha256 = hashlib.sha256(self._head[: self.keep] if self._head else b"")
+            self._sha256 = hashlib.sha256(self._head[: self.size] if self._head else b"")
+            self._sha256.update(chunk)
+
+    def _take_tail(self, chunk: memoryview) -> None:
+        if self._tail is None:
             self._tail = _buffer("tail", self._kind, 4 * self.tail + CHUNK)
         if self._end + len(chunk) > len(self._tail):
             self._tail[: self.tail] = self._tail[self._end - self.tail : self._end]
             self._end = self.tail
         self._tail[self._end : self._end + len(chunk)] = chunk
         self._end += len(chunk)
-        self._sha256.update(chunk)
 
     def rest(self, chunk: memoryview) -> int:
         """Write the next part of the end into `chunk`; return how much, 0 when all is sent.
@@ -84,5 +93,5 @@ class Output:
 
     @property
     def sha256(self) -> str:
-        """The hash of all that came, or an empty string where the server has all of it."""
+        """The hash of all that came, or an empty string where it was short."""
         return "" if self._sha256 is None else self._sha256.hexdigest()
