@@ -4,6 +4,7 @@ import json
 import os
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from click.testing import CliRunner
 
 from codecell import cli, parcel
 from codecell.app import open_runner
+from codecell.attack import assault as assault_module
+from codecell.attack import bombs
 from codecell.attack.assault import SECRET, opened
 from codecell.attack.catalogue import AT_START, BOMBS, CALM, PROBES, State, Verdict
 from codecell.attack.gate import Gate, Memory
@@ -132,17 +135,24 @@ WEAKENED: list[tuple[Weaken, set[str]]] = [
 
 
 @pytest.fixture
-def root_stays_root(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def agents(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str, str], None]]:
+    """Have every agent made with one place of its source changed."""
+
+    def change(part: str, old: str, new: str) -> None:
+        source = parcel.source
+        assert source(part).count(old) == 1
+        monkeypatch.setattr(parcel, "source", lambda name: source(name).replace(old, new))
+        parcel.parcel.cache_clear()
+
+    yield change
+    parcel.parcel.cache_clear()
+
+
+@pytest.fixture
+def root_stays_root(agents: Callable[[str, str, str], None]) -> None:
     """Have an agent that is root start programs as root."""
-    source = parcel.source
     drop = "if os.getuid() == 0:\n        _become"
-    assert drop in source("child.py")
-    monkeypatch.setattr(
-        parcel, "source", lambda name: source(name).replace(drop, drop.replace("== 0", "< 0"))
-    )
-    parcel.parcel.cache_clear()
-    yield
-    parcel.parcel.cache_clear()
+    agents("child.py", drop, drop.replace("== 0", "< 0"))
 
 
 @pytest.mark.requirement("attack:can-fail")
@@ -184,6 +194,103 @@ async def test_limits_that_are_too_high_are_named(weaken: Callable[[Weaken], Non
             found = {name: await assault._bomb(name) for name in BOMBS if name != "bomb.output"}
     broken = {name for name, verdict in found.items() if verdict.state is State.BROKEN}
     assert broken == {"bomb.memory", "bomb.fork", "bomb.tmpfs", "bomb.inodes"}, found
+
+
+# What this host may have none of, or no change to a cell takes away: each probe is aimed at
+# something that gives way, in a cell with all its walls.
+YIELDING = {
+    "net.routes": ('"192.0.2.1"', '"127.0.0.1"'),
+    "net.metadata": ('("169.254.169.254", 80)', '("127.0.0.1", 80)'),
+    "socket.vsock": ("(40, 1, 0)", "(1, 1, 0)"),
+    "socket.kernel-crypto": ("(38, 5, 0)", "(1, 5, 0)"),
+    "priv.setuid-files": (
+        '"/usr/libexec"):',
+        '(open("/sandbox/s", "w").close(), os.chmod("/sandbox/s", 0o4755), "/sandbox")[2]):',
+    ),
+    # The native door, which is open.
+    "call.foreign-doors": ("b814000000cd80c3", "b8270000000f05c3"),
+    "res.open-files": ("hard <= 65536", "hard <= 16"),
+    # A process of the program's own in the agent's place.
+    "agent.unkillable": ('AGENT = "/proc/1"', 'AGENT = "/proc/%d" % (os.fork() or signal.pause())'),
+}
+
+
+@pytest.mark.requirement("attack:can-fail")
+async def test_a_probe_whose_target_gives_way_says_so(
+    engine: docker.APIClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del engine
+    text = assault_module.source()
+    for old, new in YIELDING.values():
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    monkeypatch.setattr(assault_module, "source", lambda: text)
+    with anyio.fail_after(60):
+        found = await calm(*YIELDING)
+    held = [name for name, verdict in found.items() if verdict.state is not State.BROKEN]
+    assert held == []
+
+
+@pytest.mark.requirement("attack:can-fail")
+async def test_an_agent_that_can_be_traced_is_named(
+    agents: Callable[[str, str, str], None],
+) -> None:
+    agents("agent.py", "set_dumpable(dumpable=False)", "set_dumpable(dumpable=True)")
+    with anyio.fail_after(60):
+        found = await calm("agent.memory", "agent.layout")
+    assert {verdict.state for verdict in found.values()} == {State.BROKEN}
+
+
+@pytest.mark.requirement("attack:can-fail")
+async def test_output_without_end_is_named(engine: docker.APIClient) -> None:
+    del engine
+    limits = {"output_kill": "1TiB", "max_timeout_s": 2, "timeout_s": 2}
+    async with opened(load(flags={"limits": limits}), "python") as assault:
+        verdict = await assault._bomb("bomb.output")
+    assert (verdict.state, verdict.detail) == (State.BROKEN, "it ended as timeout: " + "x" * 200)
+
+
+@pytest.mark.requirement("attack:can-fail")
+async def test_time_without_end_is_named(
+    agents: Callable[[str, str, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agents("agent.py", "late = time.monotonic() >= run.deadline", "late = False")
+    monkeypatch.setattr("codecell.link.GRACE_S", 30.0)  # the second wall behind the agent's
+    bomb = bombs.BOMBS["bomb.time"]
+    ends = bomb.code.replace("while True:\n    pass", "import time\ntime.sleep(2)")
+    monkeypatch.setitem(bombs.BOMBS, "bomb.time", replace(bomb, code=ends))
+    with anyio.fail_after(60):
+        async with opened(load(), "python") as assault:
+            verdict = await assault._bomb("bomb.time")
+    assert (verdict.state, verdict.detail) == (State.BROKEN, "it ended as success: ")
+
+
+@pytest.mark.requirement("attack:can-fail")
+async def test_what_an_earlier_run_left_is_named(agents: Callable[[str, str, str], None]) -> None:
+    agents("agent.py", "            wipe()  # what", "            pass  # what")
+    settings = load(flags={"pool": {"reuse": "caller", "languages": ["python"], "min": 0}})
+    with anyio.fail_after(60):
+        async with opened(settings, "python") as assault:
+            verdict = await assault._bomb("apart.residue")
+    assert verdict.state is State.BROKEN
+    assert "/tmp/codecell-" in verdict.detail
+
+
+@pytest.mark.requirement("attack:can-fail")
+async def test_cells_that_share_a_network_are_named(weaken: Callable[[Weaken], None]) -> None:
+    weaken(host_network)
+    with anyio.fail_after(60):
+        async with opened(load(), "python") as assault:
+            verdict = await assault._bomb("apart.cells")
+    assert (verdict.state, verdict.detail) == (State.BROKEN, "abstract socket, loopback port")
+
+
+@pytest.mark.requirement("attack:can-fail")
+def test_every_probe_is_shown_to_fail() -> None:
+    shown = set().union(*(expected for _, expected in WEAKENED), YIELDING)
+    shown |= {"agent.memory", "agent.layout", "bomb.output", "bomb.time", "apart.residue",
+              "apart.cells", "bomb.memory", "bomb.fork", "bomb.tmpfs", "bomb.inodes"}  # fmt: skip
+    assert set(PROBES) - shown == set()
 
 
 @pytest.mark.requirement("attack:can-fail")
@@ -234,7 +341,7 @@ async def test_walls_that_held_are_remembered_for_this_engine_and_this_kind_of_c
     tried: list[str] = []
 
     def counting(*args: Any) -> Any:
-        tried.append(args[1])
+        tried.append(args[2])
         return opened(*args)
 
     monkeypatch.setattr("codecell.attack.gate.opened", counting)
@@ -244,10 +351,17 @@ async def test_walls_that_held_are_remembered_for_this_engine_and_this_kind_of_c
             gate = Gate(settings, pytest.fail, Memory(path))
             await gate.watch()
             assert gate.admitted(None) is None  # type: ignore[arg-type]  open: it looks at nothing
-        assert tried == ["python"]
-        smaller = load(flags={"limits": {"memory": "128MiB"}})
-        await Gate(smaller, pytest.fail, Memory(path)).watch()
-        assert tried == ["python", "python"]
+        assert tried == ["default"]
+        # Another policy is other walls, unless its cells are made the same.
+        policies = {
+            "small": {"limits": {"memory": "128MiB"}, "languages": ["python"]},
+            "brief": {"limits": {"max_timeout_s": 5}},
+            "nobodys": {"seccomp": "no-sockets"},
+        }
+        callers = {"ann": {"policy": "brief"}, "bob": {"policy": "small"}}
+        more = load(flags={"policies": policies, "callers": callers})
+        await Gate(more, pytest.fail, Memory(path)).watch()
+        assert tried == ["default", "bob"]
     assert path.stat().st_mode & 0o777 == 0o600
 
 

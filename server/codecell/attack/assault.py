@@ -34,15 +34,15 @@ def source() -> str:
     return (resources.files("codecell.incell") / "attack.py").read_text(encoding="utf-8")
 
 
-def aimed(settings: Settings, language: str) -> Settings:
-    """Return settings in which `attack` is Python in the cells of a language.
+def aimed(settings: Settings, language: str, caller: str = "local") -> Settings:
+    """Return settings in which `attack` is Python in a caller's cells of a language.
 
     Image, runtime, filter and limits are those of the language, so the walls are. The probes are
     Python whatever the language is: every image has one, for the agent. No audit log is written:
     a probe is no caller's run.
     """
     chosen = settings.table.find(language)
-    limits = policy.cell_spec(chosen, settings).limits
+    limits = policy.cell_spec(chosen, settings, settings.policy_of(caller)).limits
     probes = LanguageSettings(
         image=policy.image_of(chosen, settings),
         python=chosen.python,
@@ -79,7 +79,7 @@ async def opened(
         language: whose image and limits the cells have.
         caller: whose policy they are made under.
     """
-    own = aimed(settings, language)
+    own = aimed(settings, language, caller)
     async with open_runner(own, warm=False) as runner:
         yield Assault(runner, own, caller)
 
@@ -123,7 +123,7 @@ class Assault:
         """
         with _bait() as facts:
             outcome = await self._run(source(), json.dumps([list(names), facts]), timeout_s=60)
-        self._gvisor = outcome.isolation.runtime.startswith("runsc")
+        self._gvisor = outcome.isolation.kernel == "gvisor"
         try:
             answers = json.loads(outcome.stdout.text)
             found = [

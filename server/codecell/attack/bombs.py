@@ -29,7 +29,7 @@ def _ends_as(*statuses: Status) -> Judge:
 
 def _forks(outcome: Outcome, limits: CellLimits) -> str | None:
     count = _number(outcome)
-    if count is not None and count < limits.pids:
+    if count is not None and count <= limits.pids:
         return None
     return f"{count} processes where {limits.pids} are allowed"
 

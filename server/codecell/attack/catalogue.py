@@ -77,9 +77,13 @@ CALM: Mapping[str, Probe] = {
     "fs.mount-options": Probe(
         "fs:mount-options", "setuid, devices and execution where they don't belong",
         critical=False,
+        gvisor="gVisor keeps noexec, and tells of no mount option; there is no setuid and no mknod",
     ),
     "fs.engine-socket": Probe("fs:nothing-of-the-host", "the engine's socket"),
-    "fs.devices": Probe("fs:nothing-of-the-host", "devices, there or made anew"),
+    "fs.devices": Probe(
+        "fs:nothing-of-the-host", "devices, there or made anew",
+        gvisor="the devices that gVisor's own kernel has; none is the host's",
+    ),
     "fs.server-files": Probe("fs:nothing-of-the-host", "files of the server's"),
     "call.namespaces": Probe("seccomp:no-namespaces", "new namespaces", gvisor=OWN_KERNEL),
     "call.tracing": Probe("seccomp:no-tracing", "ptrace and its relatives", gvisor=OWN_KERNEL),
@@ -98,12 +102,19 @@ CALM: Mapping[str, Probe] = {
         "seccomp:no-foreign-architecture", "the 32-bit and x32 doors", critical=False,
         gvisor=OWN_KERNEL,
     ),
-    "agent.memory": Probe("agent:untraceable", "the agent's memory and descriptors"),
+    "agent.memory": Probe("agent:untraceable", "the agent's memory and its stream"),
+    "agent.layout": Probe(
+        "agent:untraceable", "where the agent's memory is, and its environment", critical=False,
+        gvisor="gVisor shows them to everyone; the environment is constant, the memory is closed",
+    ),
     "agent.unkillable": Probe("agent:unkillable", "stopping and ending the agent"),
     "proc.foreign": Probe("proc:cells-apart", "processes that are not the cell's"),
     "server.environment": Probe("host:no-environment", "the server's environment"),
     "host.name": Probe("host:no-info", "this host's name", critical=False),
-    "host.container-id": Probe("host:no-info", "the container's id", critical=False),
+    "host.container-id": Probe(
+        "host:no-info", "the container's id", critical=False,
+        gvisor="gVisor's own cgroups are called so; the name opens nothing",
+    ),
     "res.core-dumps": Probe("res:no-core-dumps", "core dumps", critical=False),
     "res.open-files": Probe("res:open-files", "open files without bound", critical=False),
 }  # fmt: skip
@@ -113,7 +124,6 @@ BOMBS: Mapping[str, Probe] = {
     "bomb.memory": Probe("res:memory", "all the memory there is"),
     "bomb.fork": Probe(
         "res:fork-bomb", "more processes than allowed",
-        gvisor="gVisor's threads count too, so its cells get 1,024 at least",
     ),
     "bomb.tmpfs": Probe("fs:tmpfs-size", "filling every place that can be written"),
     "bomb.inodes": Probe(

@@ -1,8 +1,9 @@
 """Keeps a server from running anything before the critical probes have held in a cell of its own.
 
-The probes run in the background from the start. A run that comes meanwhile waits for them; one that
-comes later passes at the cost of looking at a flag. What held is remembered for a week, for exactly
-this kind of cell, image, engine, kernel and version of codecell, so that most starts try nothing.
+The probes run in the background from the start, once for each policy whose cells are made in
+another way. A run that comes meanwhile waits for them; one that comes later passes at the cost of
+looking at a flag. What held is remembered for a week, for exactly this kind of cell, image, engine,
+kernel and version of codecell, so that most starts try nothing.
 """
 
 import hashlib
@@ -66,7 +67,9 @@ class Gate(Observer):
         self._leave = leave
         self._memory = memory
         self._one = anyio.Lock()
-        self._held = False
+        self._open = False  # the walls of every policy have held
+        self._held: set[str] = set()  # policies whose walls have
+        self._same: set[str] = set()  # fingerprints that were tried
         self._broken: str | None = None
 
     async def watch(self) -> None:
@@ -74,35 +77,51 @@ class Gate(Observer):
 
         Where they can't be tried (no engine, no image) the first run tries them.
         """
-        languages = self._settings.pool.languages
-        try:
-            await self._pass("python" if "python" in languages else next(iter(languages), "python"))
-        except WallBroken:
-            pass
-        except SandboxError as error:
-            log.warning("the walls were not tried yet", error=str(error))
+        found = True
+        for caller in self._settings.policies_in_use().values():
+            try:
+                await self._pass(caller, self._usual(caller))
+            except WallBroken:
+                return
+            except SandboxError as error:
+                found = False
+                log.warning("the walls were not tried yet", caller=caller, error=str(error))
+        self._open = found
+
+    def _usual(self, caller: str) -> str:
+        """Return the language to try a caller's walls in: Python if that may be."""
+        rules = self._settings.policy_of(caller)
+        wanted = ("python", *self._settings.pool.languages, *self._settings.table)
+        usual = self._settings.pool.languages or ("python",)
+        allowed = [name for name in wanted if rules.allows(name)]
+        return str(next((name for name in allowed if name in usual), allowed[0]))
 
     def admitted(self, run: Run) -> Awaitable[None] | None:
         """Let a run begin at once, or after the walls have held."""
-        return None if self._held else self._pass(run.plan.language)
+        return None if self._open else self._pass(run.plan.caller, run.plan.language)
 
-    async def _pass(self, language: str) -> None:
+    async def _pass(self, caller: str, language: str) -> None:
+        policy_name = self._settings.policy_of(caller).name
+        if policy_name in self._held and self._broken is None:
+            return
         async with self._one:
             if self._broken is not None:
                 raise WallBroken(self._broken)
-            if not self._held:
-                await self._try(language)
+            if policy_name not in self._held:
+                await self._try(caller, language)
+                self._held.add(policy_name)
 
-    async def _try(self, language: str) -> None:
-        key = await fingerprint(self._settings, language)
-        if not self._memory.knows(key):
-            async with opened(self._settings, language) as assault:
+    async def _try(self, caller: str, language: str) -> None:
+        """Try the walls of a kind of cell, unless a cell that is made the same has been tried."""
+        key = await fingerprint(self._settings, language, caller)
+        if key not in self._same and not self._memory.knows(key):
+            async with opened(self._settings, language, caller) as assault:
                 verdicts = await assault.calm(AT_START)
             broken = [verdict for verdict in verdicts if verdict.state is State.BROKEN]
             if broken:
                 self._refuse(broken)
             self._memory.keep(key)
-        self._held = True
+        self._same.add(key)
 
     def _refuse(self, broken: list[Verdict]) -> None:
         names = ", ".join(verdict.id for verdict in broken)
@@ -116,13 +135,14 @@ class Gate(Observer):
         raise WallBroken(self._broken)
 
 
-async def fingerprint(settings: Settings, language: str) -> str:
-    """Return a digest of everything that decides about the walls of a language's cells.
+async def fingerprint(settings: Settings, language: str, caller: str = "local") -> str:
+    """Return a digest of everything that decides about the walls of a caller's cells.
 
     Raises:
         SandboxError: the engine does not answer or lacks the image.
     """
-    spec = policy.cell_spec(settings.table[language], settings)
+    rules = settings.policy_of(caller)
+    spec = policy.cell_spec(settings.table[language], settings, rules)
     backend = open_backend(settings)
     try:
         body = await backend.describe(spec)

@@ -14,11 +14,13 @@ import signal
 import socket
 import stat
 import sys
+import time
 
 PROBE_S = 4
 DENIED = (errno.EPERM, errno.ENOSYS, errno.EACCES, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
 PROBES = {}  # type: ignore[var-annotated]
 X86 = platform.machine() == "x86_64"
+AGENT = "/proc/1"
 
 
 class NotApplicable(Exception):
@@ -209,9 +211,11 @@ def priv__root(facts):
 
 @probe
 def priv__capabilities(facts):
-    sets = {key: status_line(key) for key in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")}
-    held = {key: value for key, value in sets.items() if int(value, 16)}
-    return held or None
+    lines = [line.split() for line in read("/proc/self/status").splitlines()]
+    sets = {line[0]: line[1] for line in lines if line and line[0].startswith("Cap")}
+    if not sets:
+        raise NotApplicable("the kernel does not tell")
+    return {key: value for key, value in sets.items() if int(value, 16)} or None
 
 
 @probe
@@ -455,15 +459,22 @@ def call__foreign_doors(facts):
 
 @probe
 def agent__memory(facts):
-    # By mode alone PID 1's files would be ours to open: it has our uid.
-    return openable(["/proc/1/mem", "/proc/1/environ", "/proc/1/maps", "/proc/1/fd/0"], os.O_RDONLY)
+    # By mode alone PID 1's files would be ours to open: it has our uid. 60 and 61 are its stream.
+    return openable(["%s/%s" % (AGENT, name) for name in ("mem", "fd/60", "fd/61")], os.O_RDONLY)
+
+
+@probe
+def agent__layout(facts):
+    return openable([AGENT + "/environ", AGENT + "/maps"], os.O_RDONLY)
 
 
 @probe
 def agent__unkillable(facts):
-    os.kill(1, signal.SIGSTOP)
-    os.kill(1, signal.SIGTERM)
-    state = read("/proc/1/stat").rpartition(")")[2].split()[0]
+    number = int(AGENT.rpartition("/")[2])
+    os.kill(number, signal.SIGSTOP)
+    os.kill(number, signal.SIGTERM)
+    time.sleep(0.1)  # for it to take them
+    state = read(AGENT + "/stat").rpartition(")")[2].split()[0]
     return "the agent is stopped" if state in "Tt" else None
 
 
@@ -472,7 +483,8 @@ def proc__foreign(facts):
     foreign = []
     for name in os.listdir("/proc"):
         try:
-            if name.isdigit() and os.stat("/proc/" + name).st_uid != os.getuid():
+            # The agent may be another's: PID 1 of the cell, as every other process shows.
+            if name.isdigit() and name != "1" and os.stat("/proc/" + name).st_uid != os.getuid():
                 foreign.append(int(name))
         except OSError:
             pass

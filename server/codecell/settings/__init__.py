@@ -176,6 +176,13 @@ class Settings(BaseSettings):
         """Return the policy that a caller is under."""
         return self._assigned.get(caller) or self._assigned[DEFAULT]
 
+    def policies_in_use(self) -> dict[str, str]:
+        """Return the policies that anybody is under, each with one such caller; default first."""
+        first: dict[str, str] = {}
+        for caller, policy in self._assigned.items():
+            first.setdefault(policy.name, caller)
+        return first
+
     @model_validator(mode="after")
     def _languages_fit(self) -> Self:
         for name in self.pool.languages:
