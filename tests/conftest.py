@@ -131,6 +131,21 @@ def serve_http(engine: docker.APIClient) -> Iterator[ServeHttp]:
 
 
 @pytest.fixture
+def busy_machine() -> Iterator[Callable[[], None]]:
+    """Take every processor twice over, from the call of this to the end of the test."""
+    spinning: list[subprocess.Popen[bytes]] = []
+
+    def spin() -> None:
+        command = [sys.executable, "-c", "while True: pass"]
+        spinning.extend(subprocess.Popen(command) for _ in range(2 * (os.cpu_count() or 1)))
+
+    yield spin
+    for process in spinning:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
 def run_cli() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run `codecell` with these arguments to its end."""
 

@@ -5,7 +5,8 @@
     │   └── KeyReused           an idempotency key stands for another request
     ├── BusyError               no room now; says when to retry
     │   ├── RateLimited         none for this caller: its minute is used up
-    │   └── SessionBusy         earlier calls of the session take long
+    │   ├── SessionBusy         earlier calls of the session take long
+    │   └── Leaving             the server is shutting down
     ├── ResourceNotFound        no such stored result for this caller; its text is safe to show
     ├── StoreFull               no room for a result; the run itself is unharmed
     ├── ConfigurationError      the operator's fault; names the key (process exit status 2)
@@ -57,6 +58,10 @@ class RateLimited(BusyError):
 
 class SessionBusy(BusyError):
     """A session's earlier calls took longer than a call may wait for them."""
+
+
+class Leaving(BusyError):
+    """The server is shutting down: what ran was stopped, what waited never began."""
 
 
 class ConfigurationError(CodecellError):

@@ -25,6 +25,7 @@ from codecell.shelf import Shelf, Waiter
 
 BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 CLOSE_S = 1.5
+HANG_UP_S = 0.2  # that is all it takes; the backend waits for cells to be gone
 REFILL_S = 0.02  # spares are begun only when a short run and its answer are out of the way
 RECYCLE_S = 2.0
 
@@ -324,7 +325,7 @@ class Pool:
 
     async def _discard_now(self, link: Link) -> None:
         """Discard a cell, bounded, also where the task that made it is being cancelled."""
-        with anyio.move_on_after(CLOSE_S, shield=True):
+        with anyio.move_on_after(HANG_UP_S if self._closed else CLOSE_S, shield=True):
             await self._discard(link, "closing" if self._closed else "lost")
 
     async def _retire(self, link: Link) -> None:
@@ -355,7 +356,7 @@ class Pool:
             for waiter in shelf.waiters:
                 waiter.served.set()
             shelf.waiters.clear()
-        with anyio.move_on_after(CLOSE_S):
+        with anyio.move_on_after(HANG_UP_S):
             async with anyio.create_task_group() as tasks:
                 for link in list(self._links):
                     tasks.start_soon(self._discard, link, "closing")

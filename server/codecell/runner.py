@@ -18,6 +18,7 @@ from codecell.errors import (
     BusyError,
     CellLost,
     KeyReused,
+    Leaving,
     RequestError,
     SandboxError,
     StoreFull,
@@ -64,6 +65,7 @@ from codecell.store import Store, Writer
 from codecell.verdict import signal_name, verdict
 
 COLLECT_S = 10.0  # for all the files of a run
+STOP_S = 0.5  # for all runs in flight to be stopped
 
 log = structlog.get_logger(__name__)
 
@@ -91,6 +93,8 @@ class Runner:
         self._retries = Retries(settings.retries, pool.tasks)
         self._pool = pool
         self._settings = settings
+        self._calls: set[anyio.CancelScope] = set()
+        self._leaving = False
         self.sessions = Sessions(pool, settings, self.observers, self.store)
         self._admission = Admission(
             concurrent=settings.runs.concurrent,
@@ -117,16 +121,40 @@ class Runner:
             self.observers.refused(request.caller, request, error)
             raise
 
+    async def stop(self) -> None:
+        """Stop every run, in flight or waiting, and begin no other: the server leaves.
+
+        Their calls end with `Leaving`, so that a surface can still answer them; returns when all
+        have, or after half a second.
+        """
+        self._leaving = True
+        for scope in self._calls:
+            scope.cancel()
+        with anyio.move_on_after(STOP_S):
+            while self._calls:  # noqa: ASYNC110  once in a server's life
+                await anyio.sleep(0.005)
+
     async def _execute(self, request: Request, watch: Watch | None) -> Outcome:
+        with anyio.CancelScope() as scope:
+            self._calls.add(scope)
+            try:
+                return await self._planned(request, watch)
+            finally:
+                self._calls.remove(scope)
+        raise Leaving("the server is shutting down", retry_after_s=1.0)
+
+    async def _planned(self, request: Request, watch: Watch | None) -> Outcome:
         started = time.monotonic()
         try:
+            if self._leaving:
+                raise Leaving("the server is shutting down", retry_after_s=1.0)
             if any(file.uri is not None for file in request.files):
                 request = fetched(request, self.store, self._settings.files)
             plan = policy.plan(request, self._settings)
             run_id = secrets.token_hex(8)
             run = Run(run_id=run_id, request=request, plan=plan, started=started)
             tale = _Tale(run, self.observers, watch, self.store)
-        except RequestError as error:
+        except (BusyError, RequestError) as error:
             self.observers.refused(request.caller, request, error)
             raise
         try:

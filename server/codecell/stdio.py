@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
     from mcp.shared.message import SessionMessage
 
+    from codecell.runner import Runner
+
     Incoming = MemoryObjectReceiveStream[SessionMessage | Exception]
     Outgoing = MemoryObjectSendStream[SessionMessage]
     Received = MemoryObjectSendStream[SessionMessage | Exception]
@@ -85,14 +87,21 @@ async def _serve(settings: Settings, wire: Wire) -> int:
     from codecell.traces import traced
 
     status = 0
+    runner: Runner | None = None
 
     async with anyio.create_task_group() as watch, traced() as spans:
         with anyio.CancelScope() as scope:
 
+            async def end() -> None:
+                if runner is not None:  # its calls are answered while the wire is still read
+                    await runner.stop()
+                    await anyio.sleep(leaving.ANSWER_S)
+                scope.cancel()
+
             def leave(with_status: int) -> None:
                 nonlocal status
                 status = with_status
-                scope.cancel()
+                watch.start_soon(end)
 
             watch.start_soon(leaving.on_signal, leave)
             gates = guarding(settings, watch, lambda: leave(UNSAFE))

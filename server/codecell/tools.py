@@ -30,7 +30,7 @@ from codecell import __version__, session_tools
 from codecell.answers import answer, refusal
 from codecell.callers import LOCAL, Caller, Scope
 from codecell.contract import explain, schema_of
-from codecell.errors import BusyError, RateLimited, RequestError, SandboxError, SessionBusy
+from codecell.errors import BusyError, Leaving, RateLimited, RequestError, SandboxError, SessionBusy
 from codecell.model import LanguageInfo, Outcome, Request, SessionInfo, Status
 from codecell.observer import Watch
 from codecell.posture import posture
@@ -264,6 +264,8 @@ class _Handlers:
         except RateLimited as error:
             wait = max(1, math.ceil(error.retry_after_s))
             return refusal(f"{error}; nothing was run. Retry after {wait} s.")
+        except Leaving:
+            return refusal("The server is shutting down; the run was stopped. Try again later.")
         except SessionBusy as error:
             return refusal(f"Busy: {error}; nothing was run. Retry later, or use another session.")
         except BusyError as error:

@@ -265,6 +265,25 @@ def test_a_signal_in_flight_ends_it_cleanly(
     assert eventually(lambda: not in_flight.cells(engine), 2)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_several_runs_on_a_busy_machine(
+    engine: docker.APIClient, busy_machine: Callable[[], None], number: signal.Signals
+) -> None:
+    with Server(CODECELL_POOL__MIN="0", CODECELL_POOL__MAX="0") as server:
+        for call in (1, 2, 3):
+            server.execute(call, "python", ENDLESS)
+        assert eventually(lambda: len(server.cells(engine)) == 3, 60)
+        busy_machine()
+        time.sleep(1)
+        asked = time.monotonic()
+        server.process.send_signal(number)
+        assert server.end(within_s=3) == 128 + number
+        assert time.monotonic() - asked < 3
+        assert server.process.stdout is not None
+        assert server.process.stdout.read().count(b"The server is shutting down") == 3
+        assert eventually(lambda: not server.cells(engine), 5)
+
+
 def test_the_end_of_input_ends_it_cleanly(in_flight: Server, engine: docker.APIClient) -> None:
     assert in_flight.process.stdin is not None
     in_flight.process.stdin.close()

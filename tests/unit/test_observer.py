@@ -7,7 +7,7 @@ import anyio
 import pytest
 
 from codecell.backends.fake import HELLO, READY, FakeBackend, Script, Scripts, Wait, leave, say
-from codecell.errors import BusyError, CodecellError, RequestError, SandboxError
+from codecell.errors import BusyError, CodecellError, Leaving, RequestError, SandboxError
 from codecell.model import Outcome, Request, Status
 from codecell.observer import CellEvent, Observer, Observers, Phase, Place, Run, Watch
 from codecell.pool import Pool
@@ -162,6 +162,30 @@ async def test_a_cancelled_run_is_told_with_what_it_had_printed() -> None:
     assert runner.store.read(kept) == b"partial"  # nobody was answered: it can be read later
     runner.store.close()
     assert "discarded ann used" in diary.lines
+
+
+async def test_a_server_that_leaves_stops_its_runs_and_their_calls_are_told() -> None:
+    diary, never = Diary(), anyio.Event()
+    script = Script(run=(say("partial"), Wait(never), leave()))
+    told: list[str] = []
+
+    async def call(runner: Runner) -> None:
+        with pytest.raises(Leaving):
+            await runner.execute(REQUEST)
+        told.append("told")
+
+    async with opened(diary, scripts=script) as runner, anyio.create_task_group() as tasks:
+        tasks.start_soon(call, runner)
+        tasks.start_soon(call, runner)  # this one waits: there is one place
+        await anyio.wait_all_tasks_blocked()
+        await runner.stop()
+        await call(runner)
+    assert told == ["told"] * 3
+    (outcome,) = diary.outcomes
+    assert (outcome.status, outcome.stdout.text) == (Status.CANCELLED, "partial")
+    assert diary.lines.count("left") == 1
+    assert diary.lines.count("refused ann Leaving") == 1
+    runner.store.close()
 
 
 async def test_a_run_cancelled_before_its_cell_was_there_is_ended_too() -> None:

@@ -1,6 +1,7 @@
 """`codecell serve`, `demo` and `client-config`: the MCP server, at work, in a client."""
 
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
@@ -19,32 +20,33 @@ from codecell.cli.client_config import CLIENTS, command
 @click.option("--host", help="Address to listen on, for http and sse [default: 127.0.0.1].")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on [default: 8000].")
 @click.pass_obj
-def serve(invocation: Invocation, transport: str, host: str | None, port: int | None) -> int:
+def serve(invocation: Invocation, transport: str, host: str | None, port: int | None) -> None:
     """Serve MCP to the client that started this process, or over HTTP."""
     if transport == "stdio":
         if host is not None or port is not None:
             raise click.UsageError("--host and --port go with --transport http or sse")
-        return _serve_stdio(invocation)
-    from codecell import log
+        _serve_stdio(invocation)
+    from codecell import leaving, log
     from codecell.http.serve import serve as serve_http
 
     given = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
     settings = invocation.settings({"http": given} if given else None)
     log.configure(settings.log.level)
-    return serve_http(
+    status = serve_http(
         settings, transport, lambda url: click.echo(f"codecell: serving MCP on {url}", err=True)
     )
+    leaving.now(status)
 
 
-def _serve_stdio(invocation: Invocation) -> int:
+def _serve_stdio(invocation: Invocation) -> NoReturn:
     from codecell import stdio
 
     wire = stdio.claim()  # first: from here on nothing but MCP can reach stdout
-    from codecell import log
+    from codecell import leaving, log
 
     settings = invocation.settings()
     log.configure(settings.log.level)
-    return stdio.serve(settings, wire)
+    leaving.now(stdio.serve(settings, wire))
 
 
 @click.command()

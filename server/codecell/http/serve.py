@@ -14,6 +14,7 @@ from codecell.settings import Settings
 
 if TYPE_CHECKING:
     from codecell.http.gate import Authenticate
+    from codecell.runner import Runner
 
 
 def serve(settings: Settings, transport: str, announce: Callable[[str], None]) -> int:
@@ -83,17 +84,34 @@ async def _serve(settings: Settings, transport: str, announce: Callable[[str], N
         def capture_signals(self) -> Generator[None, None, None]:
             yield  # ours: `leaving`
 
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            # Event streams have no end of their own: who holds one hangs up only when we do.
+            for listening in self.servers:
+                listening.close()
+            # Whom the kernel has let in already shows up in the meantime, too.
+            await anyio.sleep(leaving.ANSWER_S)
+            for connection in list(self.server_state.connections):
+                if connection.transport is not None:
+                    connection.transport.abort()
+            await super().shutdown(sockets)
+
     http = settings.http
     listener = _listen(http.host, http.port)
     status = 0
     metrics = Metrics()
+    runner: Runner | None = None
     server: Server | None = None
+
+    async def end() -> None:
+        if runner is not None:  # its calls are answered while clients are still connected
+            await runner.stop()
+        if server is not None:
+            server.should_exit = True
 
     def leave(with_status: int) -> None:
         nonlocal status
         status = with_status
-        if server is not None:
-            server.should_exit = True
+        watch.start_soon(end)
 
     async with anyio.create_task_group() as watch, traced() as spans:
         gates = guarding(settings, watch, lambda: leave(UNSAFE))

@@ -350,11 +350,12 @@ class DockerBackend:
         return len(dead)
 
     def _close(self) -> None:
+        patience = time.monotonic() + GONE_S / 2
         self._events.close()
         with self._idle:  # removing a container that is being started leaves a ghost of it
-            self._idle.wait_for(lambda: self._making == 0, GONE_S / 2)
+            self._idle.wait_for(lambda: self._making == 0, patience - time.monotonic())
         if self._client is not None:
-            cleared = self._remove_own(self._client)
+            cleared = self._remove_own(self._client, patience)
             self._client.close()
             if self._reaper is not None:
                 self._dismiss(self._reaper, cleared=cleared)
@@ -369,12 +370,11 @@ class DockerBackend:
         if cleared:
             reaper.wait(1.0)
 
-    def _remove_own(self, api: docker.APIClient) -> bool:
+    def _remove_own(self, api: docker.APIClient, patience: float) -> bool:
         """Remove what is left, giving cells whose stream was just closed time to go by themselves.
 
         A forced removal that meets an automatic one leaves a ghost in Docker 20.10's list.
         """
-        patience = time.monotonic() + GONE_S / 2
         while True:
             try:
                 left = api.containers(all=True, filters={"label": self._label})
