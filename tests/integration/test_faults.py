@@ -91,6 +91,7 @@ def fill(folder: Path) -> Path:
 # --- disks
 
 
+@pytest.mark.requirement("clean:faults")
 @pytest.mark.parametrize("second_engine", [700 * MIB], indirect=True, ids=["700 MiB"])
 async def test_an_engine_whose_disk_is_full_is_our_failure_until_there_is_room(
     second_engine: Any, flat: Flat
@@ -125,6 +126,7 @@ print("whole")
 """
 
 
+@pytest.mark.requirement("clean:disk")
 async def test_a_spool_whose_disk_is_full_costs_files_and_no_run(
     small_disk: Path, flat: Flat
 ) -> None:
@@ -237,6 +239,7 @@ def mute(tmp_path: Path) -> Iterator[Mute]:
     made.close()
 
 
+@pytest.mark.requirement("clean:faults")
 @pytest.mark.filterwarnings("ignore:unclosed <socket.*family=1:ResourceWarning")
 async def test_an_engine_that_never_answers_is_our_failure_in_time(mute: Mute, flat: Flat) -> None:
     flags = {"engine": {"host": mute.address, "timeout_s": 1}, "pool": COLD}
@@ -277,6 +280,7 @@ class Clock:
         patch.setattr(audit_writer, "datetime", Moved)
 
 
+@pytest.mark.requirement("clean:clock")
 @pytest.mark.parametrize("jump_s", [3600.0, -3600.0], ids=["forwards", "backwards"])
 async def test_the_time_of_day_is_of_no_account(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flat: Flat, jump_s: float
@@ -350,6 +354,7 @@ def own_tag(engine: docker.APIClient) -> Iterator[tuple[Settings, Callable[[], N
         engine.remove_image(f"{prefix}/python:latest", force=True)
 
 
+@pytest.mark.requirement("clean:faults")
 async def test_an_image_that_is_removed_under_us_is_named_with_what_builds_it(
     engine: docker.APIClient,
     own_tag: tuple[Settings, Callable[[], None]],
@@ -514,6 +519,7 @@ async def test_a_server_killed_at_any_stage_leaves_no_container_and_no_process(
 # --- others on the same engine
 
 
+@pytest.mark.requirement("clean:others")
 async def test_what_another_version_made_is_swept_only_when_its_server_is_certainly_dead(
     engine: docker.APIClient, flat: Flat
 ) -> None:

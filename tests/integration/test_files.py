@@ -240,6 +240,7 @@ open(os.open("bottom", os.O_CREAT | os.O_WRONLY, dir_fd=fd), "w").close()
 """
 
 
+@pytest.mark.requirement("out:files")
 async def test_nothing_hostile_is_followed_and_all_of_it_is_told(
     cold_runner: Runner, execute: Execute
 ) -> None:

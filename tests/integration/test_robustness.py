@@ -561,6 +561,7 @@ async def on_second(second_engine: Any, request: pytest.FixtureRequest) -> Async
 docker_leaks = pytest.mark.filterwarnings("ignore:unclosed <socket.*family=1:ResourceWarning")
 
 
+@pytest.mark.requirement("clean:faults")
 @docker_leaks
 @pytest.mark.parametrize("on_second", [0, 1], indirect=True, ids=["cold", "with a spare"])
 async def test_an_engine_that_dies_under_a_run_is_our_failure_until_it_is_back(
@@ -602,6 +603,7 @@ async def test_an_engine_that_dies_under_a_run_is_our_failure_until_it_is_back(
     assert back.stdout.text == "3\n"
 
 
+@pytest.mark.requirement("clean:faults")
 @docker_leaks
 async def test_an_engine_that_hangs_does_not_hold_up_closing(second_engine: Any) -> None:
     settings = load(

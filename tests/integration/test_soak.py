@@ -139,6 +139,7 @@ async def test_cells_killed_or_removed_by_someone_else_cost_a_run_at_most(
     assert after.threads <= before.threads + 4
 
 
+@pytest.mark.requirement("clean:others")
 async def test_two_servers_on_one_engine_leave_each_others_cells_alone(
     engine: docker.APIClient,
 ) -> None:

@@ -152,6 +152,12 @@ REQUIREMENTS: dict[str, Requirement] = {
         "status, time and output stay what they were.",
         "bounded in the cell, read as hostile bytes by the server: types, sizes, JSON, PNG, JPEG",
     ),
+    "out:files": Requirement(
+        "Of what a run leaves only regular files come back, under plain relative paths: no link is "
+        "followed, no FIFO, socket or device opened, and no path leads out of the store.",
+        "opened without following links, in the cell; paths are judged as a request's are; stored "
+        "under numbers",
+    ),
     "out:partial": Requirement(
         "Whatever the ending, output until then is kept.", "streamed as it comes"
     ),
@@ -308,8 +314,27 @@ REQUIREMENTS: dict[str, Requirement] = {
         "`kill -9` of the server leaves no process and no container behind within 5 seconds.",
         "the agent ends at the end of its stream; `AutoRemove`",
     ),
+    "clean:faults": Requirement(
+        "An engine that dies, hangs, has a full disk or has lost an image costs the runs of that "
+        "time, each of which says so, and leaves no container, descriptor or thread behind.",
+        "deadlines on every call; each cell is undone where its making fails",
+    ),
+    "clean:disk": Requirement(
+        "A full disk of the server's own costs results that were to be kept, and no run.",
+        "what can't be stored is named as left out",
+    ),
+    "clean:clock": Requirement(
+        "When the time of day jumps, no limit, session, stored result or log line is the worse.",
+        "everything is timed by the monotonic clock; the audit log is ordered by its chain",
+    ),
+    "clean:others": Requirement(
+        "Servers on one engine, of whatever version, leave each other's cells alone; only those of "
+        "a server that is certainly dead are removed.",
+        "labels with boot, pid namespace, pid and start time",
+    ),
     "out:parsers": Requirement(
-        "The parsers on both ends of the protocol take any stream of bytes, however it is cut.",
+        "The parsers on both ends of the protocol take any stream of bytes, however it is cut, and "
+        "any values in its frames.",
         "bounded frames, known types, one kind of error; fuzzed, with a kept corpus",
     ),
     "res:every-bomb": Requirement(
