@@ -1,22 +1,27 @@
 """What is written down, in which order, and what a log that fails does to runs."""
 
 import json
+import os
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
+from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import anyio
 import pytest
+from click.testing import CliRunner
 
 from codecell import app
 from codecell.audit import book as books
 from codecell.audit.book import Book
 from codecell.audit.chain import verify
-from codecell.audit.witness import administration, config_digest
+from codecell.audit.witness import Witness, administration, config_digest
 from codecell.audit.writer import AuditFailed, Writer
 from codecell.backends.fake import FakeBackend, Script, leave, say
+from codecell.cli import main as cli
 from codecell.errors import ConfigurationError, RequestError
 from codecell.model import Ending, Request, Status
 from codecell.observer import Observer, SessionEvent
@@ -24,6 +29,7 @@ from codecell.settings import Settings, load
 
 pytestmark = pytest.mark.anyio
 REQUEST = Request(language="python", code="print('secret')", stdin="key")
+ACTIONS = get_args(get_type_hints(SessionEvent)["action"])
 
 
 @pytest.fixture(autouse=True)
@@ -197,6 +203,99 @@ async def test_what_is_dropped_is_counted_in_the_log_itself(
     assert len(kept) + sum(r["records"] for r in found if r["event"] == "chain.lost") == 50
 
 
+@pytest.mark.requirement("audit:complete")
+def test_every_event_that_observers_hear_of_is_written() -> None:
+    told = {name for name in vars(Observer) if not name.startswith("_")}
+    heard = {name for name in told if getattr(Witness, name) is not getattr(Observer, name)}
+    # Of a run in flight its phases; what stands in the lines of its beginning, its end or a cell.
+    assert told - heard == {"queued", "phase", "leased", "trouble"}
+
+
+@pytest.mark.requirement("audit:complete")
+async def test_each_kind_of_event_is_a_line(tmp_path: Path) -> None:
+    settings = audited(tmp_path)
+    async with app.open_runner(settings) as runner:
+        for action in ACTIONS:
+            runner.observers.session(_event(action))
+        await runner.execute(REQUEST)
+        await runner.execute(Request(language="python", code="1", session_id="s"))
+        await runner.close_session("local", "s")
+    events = [record["event"] for record in records(tmp_path)]
+    assert {f"session.{action}" for action in ACTIONS} <= set(events)
+    assert events.count("session.opened") == events.count("session.closed") == 2
+    assert events.count("cell.created") == events.count("cell.discarded") == 2
+    assert events.count("run.admitted") == events.count("run.ended") == 2
+
+
+@pytest.mark.requirement("audit:complete")
+@pytest.mark.parametrize(
+    ("status", "limit"),
+    [
+        (Status.TIMEOUT, "timeout"),
+        (Status.OUT_OF_MEMORY, "memory"),
+        (Status.OUTPUT_LIMIT, "output_kill"),
+        (Status.EXECUTION_ERROR, None),
+    ],
+)
+async def test_the_limit_that_was_hit_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: Status, limit: str | None
+) -> None:
+    endings = {
+        Status.TIMEOUT: leave(ending=Ending.TIMEOUT, code=None, signal=9),
+        Status.OUT_OF_MEMORY: leave(code=None, signal=9, oom_kills=1),
+        Status.OUTPUT_LIMIT: leave(ending=Ending.OUTPUT_LIMIT, code=None, signal=9),
+        Status.EXECUTION_ERROR: leave(3),
+    }
+    script = Script(run=(endings[status],))
+    monkeypatch.setattr(app, "open_backend", lambda _: FakeBackend(scripts=script))
+    async with app.open_runner(audited(tmp_path)) as runner:
+        outcome = await runner.execute(REQUEST)
+    assert outcome.status is status
+    ended = named(records(tmp_path), "run.ended")
+    assert (ended["verdict"], ended["limit"]) == (status.value, limit)
+
+
+@pytest.mark.parametrize("fsync", ["always", "interval", "never"])
+async def test_lines_are_forced_to_the_disk_as_configured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fsync: Any
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    book = books.open_book(tmp_path / "log", rotate=1 << 20, keep=0)[0]
+    writer = Writer(book, fsync=fsync, fsync_s=0.2)
+    for number in range(3):
+        await writer.write("x", dict)
+        if fsync == "always":
+            assert len(synced) == 2 * (number + 1)  # the log and its head, before the answer
+    if fsync == "interval":
+        with anyio.fail_after(5):
+            while not synced:
+                await anyio.sleep(0.01)
+        assert len(synced) == 2
+    await anyio.to_thread.run_sync(writer.close)
+    assert len(synced) == {"always": 6, "interval": 2, "never": 0}[fsync]
+
+
+@pytest.mark.requirement("audit:failure")
+async def test_a_disk_that_does_not_take_what_it_was_given_refuses_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = True
+
+    def fsync(_: int) -> None:
+        if broken:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    async with app.open_runner(audited(tmp_path, fsync="always")) as runner:
+        outcome = await runner.execute(REQUEST)
+        assert outcome.status is Status.SETUP_ERROR
+        assert outcome.error_message == "the audit log can't be written: Input/output error"
+        broken = False
+        assert (await runner.execute(REQUEST)).status is Status.SUCCESS
+    assert records(tmp_path)  # and the chain is whole
+
+
 async def test_records_from_many_tasks_keep_their_order(tmp_path: Path) -> None:
     book = books.open_book(tmp_path / "log", rotate=4000, keep=0)[0]
     writer = Writer(book, fsync="always")
@@ -246,6 +345,46 @@ def test_an_act_that_can_not_be_written_is_not_done_or_done_with_an_alarm(
     except ConfigurationError as error:
         assert "No space left on device" in str(error)
     assert done == (choice == "continue")
+
+
+ACTS: dict[tuple[str, ...], str] = {
+    ("token", "add", "ci"): "token.add",
+    ("token", "remove", "ci"): "token.remove",
+    ("images", "build", "bash"): "images.build",
+    ("doctor", "--attack"): "doctor.attack",
+}
+
+
+@pytest.mark.requirement("audit:complete")
+@pytest.mark.parametrize("command", ACTS, ids=" ".join)
+def test_each_act_of_the_operators_is_written_before_it_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    """And not done where it can't be written: no engine, no token file is touched then."""
+    full = Full(monkeypatch)
+    monkeypatch.setenv("CODECELL_AUDIT__FOLDER", str(tmp_path / "log"))
+    monkeypatch.setenv("CODECELL_ENGINE__HOST", f"unix://{tmp_path}/none.sock")
+    monkeypatch.setenv("CODECELL_HTTP__TOKENS", str(tmp_path / "tokens"))
+    full.on = True
+    refused = CliRunner().invoke(cli, list(command), standalone_mode=False)
+    assert "No space left on device" in f"{refused.output} {refused.exception}"
+    assert not (tmp_path / "tokens").exists()
+    full.on = False
+    CliRunner().invoke(cli, list(command), standalone_mode=False)
+    found = [(r["event"], r["result"].partition(":")[0]) for r in records(tmp_path)]
+    assert found[0] == (ACTS[command], "begun")
+    assert found[1][0] == ACTS[command]
+    assert found[1][1] in {"done", "failed"}
+    assert len(found) == 2
+
+
+def test_the_acts_are_all_that_the_commands_write_down() -> None:
+    folder = Path(str(resources.files("codecell.cli")))
+    text = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
+    assert set(re.findall(r"administration\([^,]*, \"([a-z.]+)\"", text)) == {
+        *ACTS.values(),
+        "runtime.register",  # of `setup`, which changes this machine
+    }
 
 
 def test_without_an_audit_log_nothing_is_opened(tmp_path: Path) -> None:
