@@ -107,6 +107,7 @@ async def test_code_can_be_put_where_entrypoint_says(execute: Execute) -> None:
     assert outcome.stdout.text == "7 /sandbox/app/go.py\n"
 
 
+@pytest.mark.requirement("file:paths")
 async def test_what_cannot_be_accepted_is_refused_by_name_and_nothing_runs(
     cold_runner: Runner,
 ) -> None:
@@ -269,6 +270,7 @@ async def test_nothing_hostile_is_followed_and_all_of_it_is_told(
     assert read == b"secret"
 
 
+@pytest.mark.requirement("file:bounds-out")
 async def test_ten_thousand_files_are_counted_and_some_come(execute: Execute) -> None:
     started = time.monotonic()
     outcome = await execute("for n in range(10_000): open(f'{n:05}', 'w').close()")
@@ -281,6 +283,7 @@ async def test_ten_thousand_files_are_counted_and_some_come(execute: Execute) ->
     assert taken < 10
 
 
+@pytest.mark.requirement("file:bounds-out")
 async def test_more_than_may_come_in_all_is_left_out_by_name(execute: Execute) -> None:
     outcome = await execute("for n in range(5): open(str(n), 'wb').write(bytes(9 << 20))")
     assert changed(outcome) == dict.fromkeys("012", "created")
@@ -300,6 +303,7 @@ async def test_ten_megabytes_in_and_out(cold_runner: Runner, execute: Execute) -
     assert taken < 5  # a second, on a machine with nothing else to do
 
 
+@pytest.mark.requirement("store:gone")
 async def test_a_sessions_files_go_with_the_session(cold_runner: Runner, execute: Execute) -> None:
     outcome = await execute("open('kept', 'w').write('x'); print('y' * 10**6)", session_id="files")
     alone = await execute("open('kept', 'w').write('x')")
@@ -312,6 +316,24 @@ async def test_a_sessions_files_go_with_the_session(cold_runner: Runner, execute
         with pytest.raises(ResourceNotFound):
             cold_runner.store.find(address, "local")
     assert cold_runner.store.find(other.uri or "", "local").size == 1
+
+
+@pytest.mark.requirement("file:changing")
+async def test_a_file_that_changes_while_it_is_read_is_named_and_not_sent(
+    cold_runner: Runner, execute: Execute
+) -> None:
+    outcome = await execute(
+        """
+import subprocess
+open("growing", "wb").write(bytes(8 << 20))
+subprocess.Popen(["sh", "-c", "while :; do echo x >> growing; done"])
+open("still", "w").write("s")
+""",
+        session_id="changing",
+    )
+    await cold_runner.close_session("local", "changing")
+    assert changed(outcome) == {"still": "created"}
+    assert omitted(outcome) == {"growing": Why.CHANGED}
 
 
 async def test_files_that_do_not_fit_say_so(execute: Execute) -> None:

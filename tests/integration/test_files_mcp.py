@@ -102,6 +102,7 @@ async def test_what_only_says_that_it_is_harmless_is_neither_shown_nor_quoted(
     assert (await read(client, tricky["uri"])).text == "a\x1b[2J\u202eb"
 
 
+@pytest.mark.requirement("store:ranges")
 async def test_files_are_listed_read_in_parts_and_described(client: Client) -> None:
     result, _ = await call(client, code="open('big.txt', 'w').write('0123456789' * 200_000)")
     (big,) = result["files"]["created"]
@@ -135,6 +136,7 @@ async def test_a_run_and_the_posture_can_be_looked_up(client: Client) -> None:
     assert held["limits"]["timeout_s"] == result["limits"]["timeout_s"]
 
 
+@pytest.mark.requirement("store:caller")
 @pytest.mark.parametrize(
     "uri",
     ["codecell://runs/0/files/x", "file:///etc/passwd", "codecell://", "codecell://runs/../x"],
@@ -166,6 +168,8 @@ async def test_files_come_in_as_text_as_bytes_and_by_reference(client: Client) -
     assert again["stdout"] == "kept\n"
 
 
+@pytest.mark.requirement("file:paths")
+@pytest.mark.requirement("file:bounds-in")
 @pytest.mark.parametrize(
     ("files", "words"),
     [

@@ -280,6 +280,55 @@ REQUIREMENTS: dict[str, Requirement] = {
     "host:no-environment": Requirement(
         "The server's environment and secrets are not in a cell.", "environment from scratch"
     ),
+    # --- files in and out, and what can be read later ---
+    "file:paths": Requirement(
+        "A file of a request is written where its path says, inside /sandbox, or the request is "
+        "refused by name before anything runs.",
+        "paths are judged by the server; the agent goes down by descriptors and follows no link",
+    ),
+    "file:bounds-in": Requirement(
+        "The files of a request are bounded in number and bytes.",
+        "`files.in_count`, `files.in_size` and /sandbox itself, before anything runs",
+    ),
+    "file:manifest": Requirement(
+        "What is said of the files of a run is what an independent look at the same tree finds.",
+        "PID 1 notes what was there before the program begins, and looks when all are dead",
+    ),
+    "file:bounds-out": Requirement(
+        "What a cell says of its files is bounded, checked and never believed: number, bytes, "
+        "paths, types and hashes.",
+        "`files.out_*`; the server judges paths and computes size, type and SHA-256 itself",
+    ),
+    "file:changing": Requirement(
+        "A file that changes while it is read does not come back half; it is named, with the "
+        "reason.",
+        "size and times are compared behind the last byte",
+    ),
+    "store:caller": Requirement(
+        "A stored result is its caller's: for another one its address does not exist.",
+        "looked up by address and caller; the answer is that of an unknown address",
+    ),
+    "store:bounds": Requirement(
+        "Stored results are bounded in bytes, for one caller and in all, and in number; a caller's "
+        "flood takes the room of its own alone until the whole is full.",
+        "`store.caller_size`, `store.size`, `store.items`; the oldest go first",
+    ),
+    "store:gone": Requirement(
+        "A stored result goes in time, with its session or with the server; a killed server's are "
+        "removed by the next.",
+        "`store.ttl_s`; the spool's lock tells whether its server lives",
+    ),
+    "store:private": Requirement(
+        "Stored results are readable by the server's user alone.", "spool 0700, files 0600"
+    ),
+    "store:ranges": Requirement(
+        "A read returns the range that was asked for, never more than one answer holds.",
+        "offsets are checked; larger ones are refused with how to read in parts",
+    ),
+    "store:memory": Requirement(
+        "A flood of output is stored up to its cap without being held in the server's memory.",
+        "`limits.stream`; what does not fit into a result is written as it comes",
+    ),
     # --- sessions ---
     "session:caller": Requirement(
         "A session is its caller's: another caller's same id is another session in another cell.",

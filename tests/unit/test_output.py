@@ -216,6 +216,7 @@ def test_a_long_stream_is_stored_and_shown_as_if_it_had_been_held(
     assert stored == (data if len(data) <= head + tail else data[:head])
 
 
+@pytest.mark.requirement("store:memory")
 def test_a_long_stream_costs_little_memory_and_one_that_is_dropped_no_disk(disk: Disk) -> None:
     stream = Spooling(10**7, 1000, 1000, disk.begin)
     for _ in range(200):

@@ -54,6 +54,7 @@ def test_what_was_put_is_found_and_read_by_range(store: Store) -> None:
     assert store.read(item, 100, 1) == b""
 
 
+@pytest.mark.requirement("store:caller")
 def test_another_callers_result_does_not_exist(store: Store) -> None:
     uri = put(store)
     with pytest.raises(ResourceNotFound, match="does not exist"):
@@ -68,6 +69,8 @@ def test_nothing_is_on_disk_before_something_is_stored(tmp_path: Path, store: St
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.requirement("store:private")
+@pytest.mark.requirement("store:gone")
 def test_the_spool_is_private_and_goes_with_the_store(tmp_path: Path, store: Store) -> None:
     put(store)
     (spool,) = tmp_path.iterdir()
@@ -78,6 +81,7 @@ def test_the_spool_is_private_and_goes_with_the_store(tmp_path: Path, store: Sto
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.requirement("store:gone")
 def test_results_go_when_their_time_is_over(tmp_path: Path, store: Store, clock: Clock) -> None:
     uri = put(store)
     item = store.find(uri, "me")
@@ -92,6 +96,7 @@ def test_results_go_when_their_time_is_over(tmp_path: Path, store: Store, clock:
     assert [path.name for path in next(tmp_path.iterdir()).iterdir()] == ["lock"]
 
 
+@pytest.mark.requirement("store:bounds")
 def test_a_callers_oldest_make_room_for_its_newest_alone(store: Store) -> None:
     other = put(store, caller="you", data=b"y" * 900)
     first, second = put(store, "files/1", b"x" * 500), put(store, "files/2", b"x" * 500)
@@ -102,6 +107,7 @@ def test_a_callers_oldest_make_room_for_its_newest_alone(store: Store) -> None:
         store.find(first, "me")
 
 
+@pytest.mark.requirement("store:bounds")
 def test_the_oldest_of_all_make_room_when_the_whole_is_full(tmp_path: Path) -> None:
     store = Store(settings(tmp_path, size=1000))
     old = put(store, caller="you", data=b"y" * 900)
@@ -111,6 +117,7 @@ def test_the_oldest_of_all_make_room_when_the_whole_is_full(tmp_path: Path) -> N
     assert store.size == 200
 
 
+@pytest.mark.requirement("store:bounds")
 def test_what_is_larger_than_all_room_is_refused_and_costs_nothing(store: Store) -> None:
     with pytest.raises(StoreFull):
         put(store, data=b"x" * 1001)
@@ -118,6 +125,7 @@ def test_what_is_larger_than_all_room_is_refused_and_costs_nothing(store: Store)
     assert put(store, data=b"x" * 1000)
 
 
+@pytest.mark.requirement("store:bounds")
 def test_no_more_results_than_the_index_may_hold(store: Store) -> None:
     for number in range(9):
         put(store, f"files/{number}")
@@ -153,6 +161,7 @@ def test_pages_follow_the_order_of_storing(store: Store) -> None:
     assert seen == names
 
 
+@pytest.mark.requirement("store:gone")
 def test_a_killed_servers_spool_is_swept_and_a_living_ones_stays(tmp_path: Path) -> None:
     living = Store(settings(tmp_path))
     put(living)

@@ -373,7 +373,7 @@ class Tree:
             info = os.stat(name, dir_fd=parent, follow_symlinks=False)
             entry["size"], entry["mode"] = info.st_size, self._mode(path, info)
             if not stat.S_ISREG(info.st_mode):
-                entry["reason"] = SPECIAL.get(stat.S_IFMT(info.st_mode), "device")
+                entry.setdefault("reason", SPECIAL.get(stat.S_IFMT(info.st_mode), "device"))
             if stat.S_ISLNK(info.st_mode):
                 target = os.fsencode(os.readlink(name, dir_fd=parent))
                 entry["target"] = target.decode("utf-8", "backslashreplace")
