@@ -6,7 +6,7 @@ from importlib import resources
 # Each after those that it imports; `modules` before everything else, as it says why.
 PARTS = (
     "modules", "lazy", "compact", "libc", "counters", "channel", "output", "program", "child",
-    "run", "session", "wipe", "files", "agent",
+    "run", "session", "files", "wipe", "agent",
 )  # fmt: skip
 LAZY = ("values", "figures", "snapshot")  # made where a program wants them
 

@@ -9,6 +9,7 @@ PR_SET_DUMPABLE = 4
 PR_CAPBSET_DROP = 24
 CAPABILITIES = 64  # more than there are: asking for one that is not there ends the list
 MADV_DONTFORK = 10
+IPC_PRIVATE = 0
 IPC_RMID = 0
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -45,6 +46,15 @@ def unforked_buffer(size: int) -> memoryview:
     ):
         raise OSError(ctypes.get_errno(), "mmap")
     return memoryview((ctypes.c_char * size).from_address(address)).cast("B")
+
+
+def make_ipc(control: str) -> int:
+    """Make a System V object that nobody else finds, and return its identifier."""
+    sizes = {"shmctl": (mmap.PAGESIZE,), "semctl": (1,), "msgctl": ()}[control]
+    identifier: int = getattr(_libc, control.replace("ctl", "get"))(IPC_PRIVATE, *sizes, 0o600)
+    if identifier < 0:
+        raise OSError(ctypes.get_errno(), control)
+    return identifier
 
 
 def remove_ipc(control: str, identifier: int) -> None:

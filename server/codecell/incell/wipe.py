@@ -7,16 +7,20 @@ hangs on them, POSIX shared memory and message queues (files too), System V IPC.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import time
 
-from codecell.incell.libc import remove_ipc
+from codecell.incell.files import AsOwner
+from codecell.incell.libc import make_ipc, remove_ipc
 
 PLACES = ("/sandbox", "/tmp", "/dev/shm", "/dev/mqueue")
 MODES = {place: os.stat(place).st_mode for place in PLACES if os.path.isdir(place)}  # at first
 SECONDS = 0.5  # a tree that takes longer is a new cell's work
 DEPTH = 64
+GONE = (errno.EINVAL, errno.EIDRM)
+UNLISTED_MOST = 50_000  # of one kind in one run
 SYSV = (
     ("/proc/sysvipc/shm", "shmctl"),
     ("/proc/sysvipc/sem", "semctl"),
@@ -77,6 +81,34 @@ def _remove_ipc(table: str, control: str) -> None:
         with open(table, encoding="ascii") as file:
             rows = file.read().splitlines()[1:]
     except OSError:
-        return  # a kernel without it
+        with AsOwner():
+            _remove_unlisted(control)
+        return
     for row in rows:
         remove_ipc(control, int(row.split()[1]))
+
+
+_newest: dict[str, int] = {}  # identifier by kind, at the last wipe
+
+
+def _remove_unlisted(control: str) -> None:
+    """Remove what a kernel does not list (gVisor): it counts identifiers up, and we take the next.
+
+    Every one between our last and this one was the run's.
+    """
+    try:
+        newest = make_ipc(control)
+    except OSError as error:
+        if error.errno == errno.ENOSYS:
+            return  # a kernel without it
+        raise
+    oldest = _newest.get(control, -1) + 1
+    if newest - oldest > UNLISTED_MOST:
+        raise Unwiped(control)
+    for identifier in range(oldest, newest + 1):
+        try:
+            remove_ipc(control, identifier)
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
+    _newest[control] = newest
