@@ -49,6 +49,7 @@ INTERRUPT_S = 1.0  # what the agent gives an interrupted interpreter, and a bit
 GRACE_S = 2.0  # past a deadline the agent has this long before its cell is given up
 CANCEL_S = 1.0
 STARVED_S = 1.0  # how long after a failure the engine may tell that memory ran out
+KILLED = 137  # exit code of a container that SIGKILL ended
 MAIMED_S = 2.0  # how long a program may go on after that
 HUNGRY = 8  # a program that held less than this part of the memory is not waited for
 NEVER_BEGAN = "the program could not be started: "
@@ -284,7 +285,7 @@ class Link:
         if run.facts is not None and run.facts.failure:  # of a session's step: its cell is well
             raise SandboxError(NEVER_BEGAN + run.facts.failure)
         if run.facts is None:
-            return await self._autopsy(time.monotonic() - began)
+            return await self._autopsy(run, time.monotonic() - began)
         if run.facts.oom_kills is None:
             return await self._counted(run, run.facts)
         return run.facts
@@ -399,14 +400,16 @@ class Link:
             raise self.lost
         return Facts(ending=Ending.TIMEOUT, signal=9, usage=Usage(wall_s=waited_s))
 
-    async def _autopsy(self, waited_s: float) -> Facts:
+    async def _autopsy(self, run: _Run, waited_s: float) -> Facts:
         """Say why no exit was reported: the cell is gone, or its agent missed the deadline."""
         if self.lost is None:
             return await self._overdue(waited_s)
         if not isinstance(self.lost, _StreamEnded):
             raise self.lost
         death = await self.cell.death()
-        if death.out_of_memory:
+        # Of a gVisor that the host's kernel killed the engine may tell no more than the signal.
+        killed = not self.counts and death.exit_code == KILLED
+        if death.out_of_memory or run.hungry or killed:
             return Facts(ending=Ending.OUT_OF_MEMORY, signal=9, oom_kills=1)
         raise CellLost(f"the cell ended during the run ({death.reason})")
 

@@ -354,6 +354,22 @@ async def test_a_program_that_goes_on_when_its_memory_has_run_out_is_ended(
         assert (facts.ending, facts.signal, facts.oom_kills) == (Ending.EXITED, 9, 1)
 
 
+async def test_a_cell_that_dies_after_its_memory_has_run_out_died_of_it() -> None:
+    hello = Raw(encode_json(Kind.HELLO, 0, {"protocol": VERSION, "boot": "b", "counts": False}))
+    dies = anyio.Event()
+    async with linked(Wait(dies), End(), boot=(hello, READY)) as link:
+        cell_of(link).starves = True
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_set_later, dies)
+            facts = await Run(link).go()
+        assert facts.ending is Ending.OUT_OF_MEMORY
+
+
+async def _set_later(event: anyio.Event) -> None:
+    await anyio.sleep(0.05)
+    event.set()
+
+
 async def test_an_engine_is_not_asked_where_the_cells_kernel_counts() -> None:
     async with linked(leave(code=1, oom_kills=0)) as link:
         cell_of(link).starves = True

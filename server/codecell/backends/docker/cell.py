@@ -13,8 +13,6 @@ from codecell.errors import SandboxError
 from codecell.model import Isolation
 from codecell.sandbox import Death
 
-KILLED = 137  # exit code of what SIGKILL ended
-WORD_S = 0.5  # for the engine to say that it was for want of memory
 GONE_S = 2.0  # how long a cell may take to go after its stream was closed
 
 
@@ -95,9 +93,6 @@ class DockerCell:
         """Ask the engine's events why the container ended."""
         with anyio.move_on_after(GONE_S):
             await self._started.fate.died.wait()
-        if self._started.fate.exit_code == KILLED:  # why, the engine may tell a moment later
-            with anyio.move_on_after(WORD_S):
-                await self._started.fate.starved.wait()
         words = self._stream.last_words.decode("utf-8", "replace").strip().splitlines()
         code = self._started.fate.exit_code
         reason = words[-1] if words else f"its container ended with code {code}"
