@@ -35,11 +35,8 @@ def verdict(facts: Facts, plan: Plan, step: Step | None = None) -> tuple[Status,
             return Status.OUT_OF_MEMORY, f"The program ran out of its {memory} of memory."
         case Ending.EXITED if facts.heap_full:
             return Status.OUT_OF_MEMORY, f"The program's heap was full; the cell has {memory}."
-        case Ending.EXITED if facts.signal is not None:
-            name = signal_name(facts.signal)
-            return Status.EXECUTION_ERROR, f"The program was killed by {name}."
         case _:
-            return Status.EXECUTION_ERROR, f"The program exited with code {facts.exit_code}."
+            return Status.EXECUTION_ERROR, f"The program {_how(facts)}."
 
 
 def _compile_verdict(facts: Facts, plan: Plan, step: Step) -> tuple[Status, str | None]:
@@ -59,15 +56,16 @@ def _compile_verdict(facts: Facts, plan: Plan, step: Step) -> tuple[Status, str 
             return Status.OUT_OF_MEMORY, f"The compiler ran out of the cell's {memory} of memory."
         case Ending.EXITED if facts.oom_kills and facts.exit_code != 0:
             return Status.OUT_OF_MEMORY, f"The compiler ran out of the cell's {memory} of memory."
-    how = (
-        f"was killed by {signal_name(facts.signal)}"
-        if facts.signal is not None
-        else f"exited with code {facts.exit_code}"
-    )
     return (
         Status.COMPILE_ERROR,
-        f"The program did not compile (the compiler {how}); see compile.output.",
+        f"The program did not compile (the compiler {_how(facts)}); see compile.output.",
     )
+
+
+def _how(facts: Facts) -> str:
+    if facts.signal is not None:
+        return f"was killed by {signal_name(facts.signal)}"
+    return f"exited with code {facts.exit_code}"
 
 
 def signal_name(number: int) -> str:
