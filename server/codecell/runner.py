@@ -2,7 +2,6 @@
 
 import secrets
 import time
-from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 from typing import Literal
@@ -10,9 +9,9 @@ from typing import Literal
 import anyio
 import structlog
 
-from codecell import policy, values
+from codecell import policy
 from codecell.admission import Admission
-from codecell.cases import run_cases, tally, total
+from codecell.cases import run_cases
 from codecell.collection import Collection, fetched
 from codecell.errors import (
     BusyError,
@@ -21,10 +20,8 @@ from codecell.errors import (
     Leaving,
     RequestError,
     SandboxError,
-    StoreFull,
 )
 from codecell.frames import (
-    Kind,
     encode_job,
     encode_kernel_job,
     encode_shell_job,
@@ -33,14 +30,9 @@ from codecell.frames import (
 from codecell.idempotency import Retries
 from codecell.link import Link
 from codecell.model import (
-    Captured,
-    CaseResult,
-    CompileReport,
     Ending,
     Facts,
     File,
-    FileReport,
-    Isolation,
     Keep,
     LanguageInfo,
     Launch,
@@ -48,21 +40,16 @@ from codecell.model import (
     Plan,
     Request,
     SessionInfo,
-    SessionReport,
-    Status,
     Step,
-    Usage,
 )
-from codecell.observer import Census, Observers, Phase, Place, Run, Watch
-from codecell.output import UTF8_MAX, Capture, show, show_together
+from codecell.observer import Census, Observers, Phase, Run, Watch
 from codecell.pool import Pool
 from codecell.quota import Quotas
 from codecell.recent import Recent
 from codecell.sessions import Sessions, Turn
 from codecell.settings import Settings
-from codecell.spooling import Spooling
-from codecell.store import Store, Writer
-from codecell.verdict import signal_name, verdict
+from codecell.store import Store
+from codecell.tale import Tale
 
 COLLECT_S = 10.0  # for all the files of a run
 STOP_S = 0.5  # for all runs in flight to be stopped
@@ -153,7 +140,7 @@ class Runner:
             plan = policy.plan(request, self._settings)
             run_id = secrets.token_hex(8)
             run = Run(run_id=run_id, request=request, plan=plan, started=started)
-            tale = _Tale(run, self.observers, watch, self.store)
+            tale = Tale(run, self.observers, watch, self.store)
         except (BusyError, RequestError) as error:
             self.observers.refused(request.caller, request, error)
             raise
@@ -171,7 +158,7 @@ class Runner:
             if tale.waits:
                 self.observers.left(run)
 
-    async def _admitted(self, tale: "_Tale", turn: Turn | None) -> Outcome:
+    async def _admitted(self, tale: Tale, turn: Turn | None) -> Outcome:
         """Run what has its place, and tell how it ended however that is."""
         plan, began = tale.plan, tale.run.started
         outcome: Outcome | None = None
@@ -210,7 +197,7 @@ class Runner:
             return nullcontext()
         return self.sessions.turn(plan, plan.session_id)
 
-    async def _run(self, plan: Plan, tale: "_Tale", turn: Turn | None) -> Facts:
+    async def _run(self, plan: Plan, tale: Tale, turn: Turn | None) -> Facts:
         try:
             return await self._attempt(plan, tale, turn)
         except CellLost:
@@ -218,7 +205,7 @@ class Runner:
                 raise
         return await self._attempt(plan, tale, turn)  # the cell was dead before it was told
 
-    async def _attempt(self, plan: Plan, tale: "_Tale", turn: Turn | None) -> Facts:
+    async def _attempt(self, plan: Plan, tale: Tale, turn: Turn | None) -> Facts:
         tale.phase(Phase.STARTING)
         if plan.cases:
             return await self._cases(plan, tale)
@@ -234,7 +221,7 @@ class Runner:
                 turn.pack(plan.files, tale.files)
             return facts
 
-    async def _cases(self, plan: Plan, tale: "_Tale") -> Facts:
+    async def _cases(self, plan: Plan, tale: Tale) -> Facts:
         """Run a program on several inputs; the steps before it are done once in each cell."""
 
         async def compiled(link: Link) -> Facts:
@@ -259,7 +246,7 @@ class Runner:
         self,
         link: Link,
         plan: Plan,
-        tale: "_Tale",
+        tale: Tale,
         files: tuple[File, ...],
         gone: tuple[str, ...],
         case: Literal["", "compile"] = "",
@@ -289,7 +276,7 @@ class Runner:
             files, gone = (), ()
         return facts
 
-    async def _collect(self, link: Link, changes: int, tale: "_Tale") -> None:
+    async def _collect(self, link: Link, changes: int, tale: Tale) -> None:
         """Take in the files; what goes wrong is told in the result and harms nothing else."""
         collection = Collection(self.store, tale.plan.caller, tale.run_id, self._settings.files)
         try:
@@ -368,179 +355,3 @@ def _job(step: Step, plan: Plan) -> bytes:
     if step.launch is Launch.STANDBY and standby is not None and standby.job == "shell":
         return encode_shell_job(argv=argv[1:], env=env)
     return encode_job(mode=step.launch, argv=argv, env=env)
-
-
-class _Tale:
-    """What is known of one run while it goes."""
-
-    def __init__(self, run: Run, observers: Observers, watch: Watch | None, store: Store) -> None:
-        self.run = run
-        self.run_id = run.run_id
-        self.plan = plan = run.plan
-        self.went = False
-        self.files = FileReport()
-        self.waits = False
-        self.stopped: Facts | None = None  # of a step that was cancelled
-        self.session: SessionReport | None = None
-        self.isolation = Isolation(
-            runtime=plan.cell.runtime or "default", image=plan.cell.image, image_digest=""
-        )
-        self._step = plan.steps[-1]
-        self._compile: CompileReport | None = None
-        self._streams: dict[Kind, Spooling] = {}
-        self.tests: list[CaseResult] = []
-        self._values = Capture(plan.limits.values_bytes)
-        self._store = store
-        self._observers = observers
-        self._watch = watch
-        if watch is not None:
-            watch.planned(run)
-
-    def queued(self, place: Place) -> None:
-        self.waits = True
-        self._observers.queued(self.run, place)
-        if self._watch is not None:
-            self._watch.queued(place)
-
-    def phase(self, phase: Phase) -> None:
-        self._observers.phase(self.run, phase)
-        if self._watch is not None:
-            self._watch.phase(phase)
-
-    def begin(self, step: Step) -> None:
-        """Take what comes from now on for the output of this step."""
-        limits = self.plan.limits
-        self._step = step
-        self.phase(Phase.COMPILING if step.kind == "compile" else Phase.RUNNING)
-        if step.kind == "compile":
-            most = limits.output_chars * UTF8_MAX
-            out = err = Spooling(most, 0, most, self._begins("stdout"))
-        else:
-            out = Spooling.of(limits, self._begins("stdout"))
-            err = Spooling.of(limits, self._begins("stderr"))
-        self._streams = {Kind.STDOUT: out, Kind.STDERR: err}
-
-    def _begins(self, name: str) -> Callable[[], Writer]:
-        return lambda: self._store.writer(self.plan.caller, self.run_id, name)
-
-    def take(self, stream: Kind, data: bytes) -> None:
-        if stream is Kind.VALUES:
-            self._values.add(data)
-            return
-        self._streams[stream].add(data)
-        if self._watch is not None:
-            self._watch.output("stdout" if stream is Kind.STDOUT else "stderr", data)
-
-    def compiled(self, facts: Facts) -> None:
-        """Put away what the compiler did and said; nothing of it is the program's."""
-        output = self._streams[Kind.STDOUT].finish(facts.stdout_bytes + facts.stderr_bytes)
-        limits = self.plan.limits
-        self._compile = CompileReport(
-            exit_code=facts.exit_code,
-            signal=signal_name(facts.signal) if facts.signal is not None else None,
-            output=show(output, min(limits.output_chars, limits.total_chars)),
-            usage=facts.usage,
-            timeout_s=self._step.timeout_s,
-        )
-        self._streams = {}
-
-    def outcome(self, facts: Facts, elapsed_s: float) -> Outcome:
-        status, message = verdict(facts, self.plan, self._step)
-        if self._step.kind == "compile":  # the program never ran
-            return self._outcome(
-                status=status, message=message, facts=None, usage=Usage(), elapsed_s=elapsed_s
-            )
-        if self.plan.cases and facts.ending is not Ending.CANCELLED:
-            status, message = tally(self.tests)
-            # Not the compiler's facts: what it printed is not the program's.
-            facts = Facts(ending=Ending.EXITED, exit_code=0 if status is Status.SUCCESS else None)
-            usage = total(self.tests)
-            return self._outcome(
-                status=status, message=message, facts=facts, usage=usage, elapsed_s=elapsed_s
-            )
-        usage = facts.usage
-        if usage == Usage():  # the cell died with its agent: only our own clock is left
-            usage = replace(usage, wall_s=elapsed_s)
-        return self._outcome(
-            status=status,
-            message=message,
-            facts=facts,
-            usage=usage,
-            elapsed_s=elapsed_s,
-        )
-
-    def setup_error(self, error: SandboxError, elapsed_s: float) -> Outcome:
-        return self._outcome(
-            status=Status.SETUP_ERROR,
-            message=str(error),
-            facts=None,
-            usage=Usage(),
-            elapsed_s=elapsed_s,
-        )
-
-    def _outcome(
-        self,
-        *,
-        status: Status,
-        message: str | None,
-        facts: Facts | None,
-        usage: Usage,
-        elapsed_s: float,
-    ) -> Outcome:
-        number = facts.signal if facts else None
-        streams = self._shown(facts)
-        shown = self._shown_values()
-        return Outcome(
-            run_id=self.run_id,
-            status=status,
-            exit_code=facts.exit_code if facts else None,
-            signal=signal_name(number) if number is not None else None,
-            stdout=streams["stdout"],
-            stderr=streams["stderr"],
-            usage=usage,
-            execution_time_s=elapsed_s,
-            error_message=message,
-            plan=self.plan,
-            isolation=self.isolation,
-            compile=self._compile,
-            files=self.files,
-            session=self.session,
-            result=shown.result,
-            displays=shown.displays,
-            tests=tuple(self.tests),
-        )
-
-    def _shown(self, facts: Facts | None) -> dict[str, Captured]:
-        """Show the streams; one that is not shown whole, or to nobody, can be read later."""
-        if not self._streams:
-            return {"stdout": Captured(), "stderr": Captured()}
-        out, err = self._streams[Kind.STDOUT], self._streams[Kind.STDERR]
-        if facts is None:
-            streams = {"stdout": out.finish(), "stderr": err.finish()}
-        else:
-            streams = {
-                "stdout": out.finish(facts.stdout_bytes, facts.stdout_sha256),
-                "stderr": err.finish(facts.stderr_bytes, facts.stderr_sha256),
-            }
-        shown = show_together(streams, self.plan.limits)
-        unanswered = facts is not None and facts.ending is Ending.CANCELLED
-        for name, spooling in (("stdout", out), ("stderr", err)):
-            wanted = shown[name].truncated or (unanswered and streams[name].head)
-            item = spooling.keep("text/plain") if wanted else None
-            if item is not None:
-                shown[name] = replace(shown[name], uri=item.uri, stored_bytes=item.size)
-        return shown
-
-    def _shown_values(self) -> values.Shown:
-        data = self._values.kept
-        if not data:
-            return values.Shown()
-        cut = len(data) >= self.plan.limits.values_bytes
-        return values.place(values.read(data, cut=cut), self._stored)
-
-    def _stored(self, name: str, data: bytes, mime: str) -> str | None:
-        try:
-            return self._store.put(self.plan.caller, self.run_id, name, data, mime=mime).uri
-        except StoreFull as error:
-            log.warning("a result was not stored", run_id=self.run_id, error=str(error))
-            return None

@@ -222,7 +222,7 @@ async def test_our_own_bug_still_ends_the_run_for_its_observers(
         raise ZeroDivisionError
 
     async with opened(diary, scripts=Script()) as runner:
-        monkeypatch.setattr("codecell.runner.verdict", bug)
+        monkeypatch.setattr("codecell.tale.verdict", bug)
         with pytest.raises(ZeroDivisionError):
             await runner.execute(REQUEST)
     assert "ended setup_error" in diary.lines
