@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from codecell.errors import Denied
+
 TOKEN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"  # noqa: S105  a pattern
 CALLER_NAME = r"^[A-Za-z0-9][A-Za-z0-9._:@|+=/-]{0,127}$"
 OAUTH_PREFIX = "oauth:"
@@ -55,6 +57,16 @@ class Caller:
             f"Caller {self.name!r} lacks the scope {scope.value!r} ({MEANING[scope]}); "
             f"its scopes are: {has}. Ask the operator of this server for it."
         )
+
+    def require(self, *scopes: Scope) -> None:
+        """Let pass who has all of these scopes.
+
+        Raises:
+            Denied: with the sentence of `lacks`.
+        """
+        for scope in scopes:
+            if denied := self.lacks(scope):
+                raise Denied(denied)
 
 
 LOCAL = Caller("local")

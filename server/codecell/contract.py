@@ -5,11 +5,13 @@ names the field.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from codecell.errors import RequestError
 
 _SHOWN_ERRORS = 5
 _SHOWN_NAME = 40
@@ -32,6 +34,21 @@ class WireOutput(BaseModel):
     """What a caller gets."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Input = TypeVar("Input", bound=WireInput)
+
+
+def validated(model: type[Input], arguments: Mapping[str, Any]) -> Input:
+    """Read a call's arguments.
+
+    Raises:
+        RequestError: they have not the right shape; the text explains each bad field.
+    """
+    try:
+        return model.model_validate(arguments)
+    except ValidationError as error:
+        raise RequestError(explain(error, model)) from error
 
 
 def explain(error: ValidationError, model: type[WireInput]) -> str:

@@ -2,7 +2,8 @@
 
     CodecellError
     ├── RequestError            the caller's fault; its text is safe to show
-    │   └── KeyReused           an idempotency key stands for another request
+    │   ├── KeyReused           an idempotency key stands for another request
+    │   └── Denied              this caller may not do it
     ├── BusyError               no room now; says when to retry
     │   ├── RateLimited         none for this caller: its minute is used up
     │   ├── SessionBusy         earlier calls of the session take long
@@ -30,6 +31,18 @@ class RequestError(CodecellError):
 
 class KeyReused(RequestError):
     """An idempotency key that stands for a different request."""
+
+
+class Denied(RequestError):
+    """A caller that is not known here, or has not the scope for what it asks.
+
+    Attributes:
+        times: how often, where several such refusals are told as one.
+    """
+
+    def __init__(self, message: str, *, times: int = 1) -> None:
+        super().__init__(message)
+        self.times = times
 
 
 class BusyError(CodecellError):

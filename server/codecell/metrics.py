@@ -13,7 +13,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from codecell import __version__
-from codecell.errors import BusyError, CodecellError
+from codecell.errors import BusyError, CodecellError, Denied
 from codecell.model import Outcome, Request
 from codecell.observer import CellEvent, Census, Observer, Phase, Place, Run, SessionEvent
 
@@ -51,6 +51,12 @@ class Metrics(Observer):
         )
         self._refusals = Counter(
             "codecell_refusals", "Calls turned away, nothing ran", ["reason"], registry=registry
+        )
+        self._troubles = Counter(
+            "codecell_troubles", "Failures of a part of the server", ["part"], registry=registry
+        )
+        self._in_trouble = Gauge(
+            "codecell_in_trouble", "1 while a part can't do its work", ["part"], registry=registry
         )
         self._queue_s = Histogram(
             "codecell_queue_seconds", "From request to place", buckets=_SHORT, registry=registry
@@ -116,7 +122,16 @@ class Metrics(Observer):
 
     def refused(self, caller: str, request: Request | None, error: CodecellError) -> None:
         """Count it by its kind."""
-        self._refusals.labels("busy" if isinstance(error, BusyError) else "invalid").inc()
+        if isinstance(error, Denied):
+            self._refusals.labels("denied").inc(error.times)
+        else:
+            self._refusals.labels("busy" if isinstance(error, BusyError) else "invalid").inc()
+
+    def trouble(self, part: str, text: str | None) -> None:
+        """Count how often a part fell into trouble, and show whether it is in it."""
+        if text is not None:
+            self._troubles.labels(part).inc()
+        self._in_trouble.labels(part).set(text is not None)
 
     def queued(self, run: Run, place: Place) -> None:
         """Count it as waiting."""

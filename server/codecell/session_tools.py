@@ -4,11 +4,10 @@ from typing import Any, Protocol
 
 import structlog
 from mcp.types import CallToolResult, Tool, ToolAnnotations
-from pydantic import ValidationError
 
 from codecell.answers import answer, refusal
 from codecell.callers import Caller, Scope
-from codecell.contract import explain, schema_of
+from codecell.contract import schema_of, validated
 from codecell.errors import RequestError
 from codecell.model import SessionInfo
 from codecell.render import session_line
@@ -79,13 +78,13 @@ def session_tools() -> list[Tool]:
 def list_sessions(
     keeps: Keeps, settings: Settings, caller: Caller, arguments: dict[str, Any]
 ) -> CallToolResult:
-    """Answer `list_sessions`."""
-    if denied := caller.lacks(Scope.SESSIONS):
-        return refusal(denied)
-    try:
-        ListSessionsInput.model_validate(arguments)
-    except ValidationError as error:
-        return refusal(explain(error, ListSessionsInput))
+    """Answer `list_sessions`.
+
+    Raises:
+        RequestError: nothing was done; the text is for the caller.
+    """
+    caller.require(Scope.SESSIONS)
+    validated(ListSessionsInput, arguments)
     sessions = [from_session(info) for info in keeps.list_sessions(caller.name)]
     result = ListSessionsOutput(sessions=sessions, most=settings.sessions_of(caller.name))
     lines = [f"{len(sessions)} of {result.most} sessions are open", *map(session_line, sessions)]
@@ -93,17 +92,17 @@ def list_sessions(
 
 
 async def close_session(keeps: Keeps, caller: Caller, arguments: dict[str, Any]) -> CallToolResult:
-    """Answer `close_session`."""
-    if denied := caller.lacks(Scope.SESSIONS):
-        return refusal(denied)
-    try:
-        given = CloseSessionInput.model_validate(arguments)
-    except ValidationError as error:
-        return refusal(explain(error, CloseSessionInput))
+    """Answer `close_session`.
+
+    Raises:
+        RequestError: nothing was done; the text is for the caller.
+    """
+    caller.require(Scope.SESSIONS)
+    given = validated(CloseSessionInput, arguments)
     try:
         closed = from_session(await keeps.close_session(caller.name, given.session_id))
-    except RequestError as error:
-        return refusal(str(error))
+    except RequestError:
+        raise
     except Exception:
         log.exception("close_session failed")
         return refusal("Internal error. Try again.")

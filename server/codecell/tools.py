@@ -24,15 +24,14 @@ from mcp.types import (
     Tool,
     ToolAnnotations,
 )
-from pydantic import ValidationError
 
 from codecell import __version__, session_tools
 from codecell.answers import answer, refusal
 from codecell.callers import LOCAL, Caller, Scope
-from codecell.contract import explain, schema_of
+from codecell.contract import schema_of, validated
 from codecell.errors import BusyError, Leaving, RateLimited, RequestError, SandboxError, SessionBusy
 from codecell.model import LanguageInfo, Outcome, Request, SessionInfo, Status
-from codecell.observer import Watch
+from codecell.observer import Observers, Watch
 from codecell.posture import posture
 from codecell.progress import Progress, reporting
 from codecell.recent import Recent
@@ -63,6 +62,7 @@ class Runs(Protocol):
 
     store: Store
     recent: Recent
+    observers: Observers
 
     async def execute(self, request: Request, *, watch: Watch | None = None) -> Outcome:
         """Run one request."""
@@ -100,25 +100,31 @@ def build_server(
         return run.as_json() if run is not None else None
 
     resources = Resources(runner.store, caller_of, facts)
-    handlers = _Handlers(runner, settings, caller_of, resources)
+    handlers = _Handlers(runner, settings, resources)
 
     async def list_tools(_: Context, __: PaginatedRequestParams | None) -> ListToolsResult:
         return ListToolsResult(tools=tools)
 
     async def call_tool(context: Context, params: CallToolRequestParams) -> CallToolResult:
         arguments = params.arguments if params.arguments is not None else {}
-        match params.name:
-            case "execute_code":
-                return await handlers.execute_code(context, arguments)
-            case "list_languages":
-                return await handlers.list_languages(context, arguments)
-            case "list_sessions":
-                return session_tools.list_sessions(runner, settings, caller_of(context), arguments)
-            case "close_session":
-                return await session_tools.close_session(runner, caller_of(context), arguments)
-            case name:
-                known = ", ".join(tool.name for tool in tools)
-                raise MCPError(INVALID_PARAMS, f"Unknown tool {name[:64]!r}; the tools are {known}")
+        caller = caller_of(context)
+        try:
+            match params.name:
+                case "execute_code":
+                    return await handlers.execute_code(context, caller, arguments)
+                case "list_languages":
+                    return await handlers.list_languages(caller, arguments)
+                case "list_sessions":
+                    return session_tools.list_sessions(runner, settings, caller, arguments)
+                case "close_session":
+                    return await session_tools.close_session(runner, caller, arguments)
+                case name:
+                    known = ", ".join(tool.name for tool in tools)
+                    problem = f"Unknown tool {name[:64]!r}; the tools are {known}"
+                    raise MCPError(INVALID_PARAMS, problem)
+        except RequestError as error:  # there is no run that would tell of it
+            runner.observers.refused(caller.name, None, error)
+            return refusal(str(error))
 
     return Server(
         "codecell",
@@ -210,32 +216,19 @@ def _execute_description(settings: Settings) -> str:
 class _Handlers:
     """The two tool handlers; every failure becomes a result that a model can act on."""
 
-    def __init__(
-        self,
-        runner: Runs,
-        settings: Settings,
-        caller_of: Callable[[Context], Caller],
-        resources: Resources,
-    ) -> None:
+    def __init__(self, runner: Runs, settings: Settings, resources: Resources) -> None:
         self._runner = runner
         self._resources = resources
         self._files = settings.files
-        self._caller_of = caller_of
 
-    async def execute_code(self, context: Context, arguments: dict[str, Any]) -> CallToolResult:
-        caller = self._caller_of(context)
-        if denied := caller.lacks(Scope.EXECUTE):
-            return refusal(denied)
-        try:
-            given = ExecuteCodeInput.model_validate(arguments)
-        except ValidationError as error:
-            return refusal(explain(error, ExecuteCodeInput))
-        if given.session_id is not None and (denied := caller.lacks(Scope.SESSIONS)):
-            return refusal(denied)
-        try:
-            request = to_request(given, caller.name)
-        except RequestError as error:
-            return refusal(str(error))
+    async def execute_code(
+        self, context: Context, caller: Caller, arguments: dict[str, Any]
+    ) -> CallToolResult:
+        caller.require(Scope.EXECUTE)
+        given = validated(ExecuteCodeInput, arguments)
+        if given.session_id is not None:
+            caller.require(Scope.SESSIONS)
+        request = to_request(given, caller.name)
         if not context.meta or "progress_token" not in context.meta:
             return await self._run(request, None)
         watch = Progress()
@@ -278,14 +271,9 @@ class _Handlers:
             result, result_text(result), shown, failed=result.status is Status.SETUP_ERROR
         )
 
-    async def list_languages(self, context: Context, arguments: dict[str, Any]) -> CallToolResult:
-        caller = self._caller_of(context)
-        if denied := caller.lacks(Scope.READ):
-            return refusal(denied)
-        try:
-            ListLanguagesInput.model_validate(arguments)
-        except ValidationError as error:
-            return refusal(explain(error, ListLanguagesInput))
+    async def list_languages(self, caller: Caller, arguments: dict[str, Any]) -> CallToolResult:
+        caller.require(Scope.READ)
+        validated(ListLanguagesInput, arguments)
         try:
             result = from_languages(await self._runner.languages(caller.name))
         except SandboxError as error:

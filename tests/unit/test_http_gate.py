@@ -18,7 +18,8 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from codecell.callers import AGENT_SCOPES, Caller, Scope, oauth_name
-from codecell.errors import ConfigurationError
+from codecell.errors import CodecellError, ConfigurationError, Denied
+from codecell.http import gate
 from codecell.http.app import build_app, caller_of
 from codecell.http.gate import Authenticate, Refusal
 from codecell.http.serve import check
@@ -52,13 +53,17 @@ async def secret(_: Request) -> PlainTextResponse:
 
 @asynccontextmanager
 async def client(
-    settings: Settings | None = None, authenticate: Authenticate | None = None, **headers: str
+    settings: Settings | None = None,
+    authenticate: Authenticate | None = None,
+    refused: gate.Tell | None = None,
+    **headers: str,
 ) -> AsyncIterator[httpx2.AsyncClient]:
     app = build_app(
         Server("test", on_call_tool=who),
         settings or Settings(),
         authenticate=authenticate,
         operator_routes=[Route("/metrics", secret)],
+        refused=refused,
     )
     transport = httpx2.ASGITransport(app)
     async with (
@@ -72,6 +77,35 @@ async def client(
 
 def http(**values: Any) -> Settings:
     return load(flags={"http": values})
+
+
+async def test_observers_hear_of_who_is_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "STRANGERS_EVERY_S", 0.3)
+    told: list[tuple[str, str, int]] = []
+
+    async def reader(headers: Headers) -> Caller | Refusal:
+        known = headers.get("authorization") == "Bearer x"
+        return Caller("ann", AGENT_SCOPES) if known else Refusal(401, "Who?")
+
+    def refused(caller: str, request: None, error: CodecellError) -> None:
+        assert isinstance(error, Denied)
+        told.append((caller, str(error), error.times))
+
+    async with client(authenticate=reader, refused=refused) as http:
+        for _ in range(3):
+            assert (await http.get("/mcp")).status_code == 401
+        await anyio.sleep(0.35)
+        assert (await http.get("/mcp", headers={"host": "evil.example"})).status_code == 421
+        operated = await http.get("/metrics", headers={"authorization": "Bearer x"})
+        assert operated.status_code == 403
+    first, burst, named = told
+    assert first == ("", "HTTP 401: Who?", 1)
+    assert burst[0] == ""
+    assert burst[1].startswith("HTTP 421: ")
+    assert burst[1].endswith("(3 times since the last was told)")
+    assert burst[2] == 3
+    assert named[0] == "ann"
+    assert "lacks the scope 'operate'" in named[1]
 
 
 @pytest.mark.requirement("http:addresses")

@@ -7,7 +7,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from codecell import policy
-from codecell.errors import BusyError, RequestError
+from codecell.errors import BusyError, Denied, RequestError
 from codecell.metrics import Metrics
 from codecell.model import Captured, Isolation, Outcome, Request, Status, Usage
 from codecell.observer import CellEvent, Census, Phase, Run
@@ -90,6 +90,10 @@ def test_refusals_cells_and_the_pool_are_counted() -> None:
     metrics.watch_pool(lambda: {"python": Census(ready=2, leased=1, target=4)})
     metrics.refused("ann", None, RequestError("no"))
     metrics.refused("ann", None, BusyError("full", retry_after_s=1))
+    metrics.refused("", None, Denied("who?", times=3))
+    metrics.trouble("audit", "the disk is full")
+    metrics.trouble("audit", None)
+    metrics.trouble("audit", "the disk is full")
     metrics.leased("python", None)
     metrics.leased("python", 0.3)
     metrics.cell_created(CellEvent(cell_id="c", language="python", took_s=0.4))
@@ -97,6 +101,9 @@ def test_refusals_cells_and_the_pool_are_counted() -> None:
     found = scraped(metrics)
     assert found["codecell_refusals_total{reason=invalid}"] == 1
     assert found["codecell_refusals_total{reason=busy}"] == 1
+    assert found["codecell_refusals_total{reason=denied}"] == 3
+    assert found["codecell_troubles_total{part=audit}"] == 2
+    assert found["codecell_in_trouble{part=audit}"] == 1
     assert found["codecell_pool_leases_total{language=python,warm=yes}"] == 1
     assert found["codecell_pool_leases_total{language=python,warm=no}"] == 1
     assert found["codecell_cells_created_total{language=python}"] == 1

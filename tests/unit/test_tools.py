@@ -13,7 +13,8 @@ from mcp.types import INVALID_PARAMS, CallToolResult, TextContent
 from structlog.testing import CapturingLogger
 
 from codecell import __version__, policy, progress, tools
-from codecell.errors import BusyError, EngineUnavailable, RequestError
+from codecell.callers import Caller
+from codecell.errors import BusyError, CodecellError, EngineUnavailable, RequestError
 from codecell.model import (
     Captured,
     Isolation,
@@ -24,7 +25,7 @@ from codecell.model import (
     Status,
     Usage,
 )
-from codecell.observer import Watch
+from codecell.observer import Observer, Observers, Watch
 from codecell.recent import Recent
 from codecell.settings import Settings
 from codecell.store import Store
@@ -74,6 +75,7 @@ class ScriptedRunner:
         self.watches: list[Watch | None] = []
         self.store = Store(SETTINGS.store)
         self.recent = Recent()
+        self.observers = Observers()
 
     async def execute(self, request: Request, *, watch: Watch | None = None) -> Outcome:
         self.asked.append(request)
@@ -217,6 +219,47 @@ async def test_the_unexpected_is_logged_and_not_told(
     assert text_of(result) == "Internal error; the program may not have run. Try again."
     assert "/secret/path" in str(logged.calls)
     assert not again.is_error
+
+
+class Refusals(Observer):
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def refused(self, caller: str, request: Request | None, error: CodecellError) -> None:
+        self.told.append(f"{caller} {request} {type(error).__name__}: {error}")
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "told"),
+    [
+        ("execute_code", {"code": 1}, "RequestError: language is required"),
+        ("list_languages", {"x": 1}, 'RequestError: Unknown field "x"'),
+        ("list_sessions", {"x": 1}, 'RequestError: Unknown field "x"'),
+        ("close_session", {}, "RequestError: session_id is required"),
+        ("close_session", {"session_id": "other"}, "RequestError: There is no session"),
+    ],
+)
+async def test_observers_hear_of_what_never_became_a_run(
+    connect: Connect, tool: str, arguments: dict[str, Any], told: str
+) -> None:
+    runner, refusals = ScriptedRunner(), Refusals()
+    runner.observers.join(refusals)
+    async with connect(runner) as client:
+        assert (await client.call_tool(tool, arguments)).is_error
+    (line,) = refusals.told
+    assert line.startswith(f"local None {told}")
+    assert not runner.asked
+
+
+async def test_observers_hear_of_scopes_that_lack() -> None:
+    runner, refusals = ScriptedRunner(), Refusals()
+    runner.observers.join(refusals)
+    server = tools.build_server(runner, SETTINGS, lambda _: Caller("ann", frozenset()))
+    async with Client(server) as client:
+        for tool in ("execute_code", "list_languages", "list_sessions", "close_session"):
+            assert "lacks the scope" in text_of(await client.call_tool(tool, {}))
+    assert len(refusals.told) == 4
+    assert all(line.startswith("ann None Denied: Caller 'ann' lacks") for line in refusals.told)
 
 
 async def test_an_unknown_tool_is_a_protocol_error(connect: Connect) -> None:

@@ -17,7 +17,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import Receive, Scope, Send
 
 from codecell.callers import LOCAL, Caller
-from codecell.http.gate import CALLER, Authenticate, Gate
+from codecell.http.gate import CALLER, Authenticate, Gate, Tell
 from codecell.http.health import Ready, health_routes
 from codecell.settings import Settings
 
@@ -40,6 +40,7 @@ def build_app(
     authenticate: Authenticate | None = None,
     open_routes: Sequence[BaseRoute] = (),
     operator_routes: Sequence[BaseRoute] = (),
+    refused: Tell | None = None,
 ) -> Starlette:
     """Make the application that serves one MCP server.
 
@@ -50,6 +51,7 @@ def build_app(
         ready: tells what keeps the server from serving, for `/ready`.
         authenticate: names the caller of a request; None lets everybody in as `local`.
         open_routes: further routes that need no caller; the page, or below `/.well-known/`.
+        refused: is told whom the gate turned away, and why.
         operator_routes: further routes, for callers with the scope `operate` alone.
     """
     most = settings.body_bytes
@@ -76,6 +78,7 @@ def build_app(
         body_bytes=most,
         authenticate=authenticate,
         operator_paths=operated,
+        refused=refused,
     )
     return Starlette(routes=routes, middleware=[gate], lifespan=lifespan)
 

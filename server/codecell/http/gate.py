@@ -5,6 +5,7 @@ named for all that is not open. Answers here are short, plain, and say what woul
 """
 
 import json
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -16,12 +17,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from codecell import callers
 from codecell.callers import LOCAL, Caller
+from codecell.errors import BusyError, CodecellError, Denied
 from codecell.settings.serving import HttpSettings
 
 CALLER = "codecell.caller"
 OPEN_PATHS = ("/health", "/ready")
 PAGE_PATH = "/"  # the status page, which holds no data
 OPEN_PREFIX = "/.well-known/"
+NOBODY = ""  # whom observers are told was turned away without a name
+STRANGERS_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,7 @@ class Refusal:
 
 
 Authenticate = Callable[[Headers], Awaitable["Caller | Refusal"]]
+Tell = Callable[[str, None, CodecellError], None]  # of an observer: `refused`
 
 
 async def everybody_is_local(_: Headers) -> Caller:
@@ -56,6 +61,7 @@ class Gate:
         body_bytes: int,
         authenticate: Authenticate | None = None,
         operator_paths: frozenset[str] = frozenset(),
+        refused: Tell | None = None,
     ) -> None:
         self._app = app
         self._settings = settings
@@ -63,6 +69,9 @@ class Gate:
         self._held_bytes = 0
         self._authenticate = authenticate or everybody_is_local
         self._operator_paths = operator_paths
+        self._refused = refused
+        self._strangers = 0  # turned away and not told of yet
+        self._strangers_told = float("-inf")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -74,6 +83,9 @@ class Gate:
             return
         needed = _body_bytes(Headers(scope=scope), self._body_bytes)
         if self._held_bytes + needed > self._settings.bodies:
+            if self._refused is not None and CALLER in scope:
+                error = BusyError(_CROWDED.text, retry_after_s=1.0)
+                self._refused(scope[CALLER].name, None, error)
             await _CROWDED.response()(scope, receive, send)
             return
         self._held_bytes += needed  # a run holds its request, and that the body, until it ends
@@ -88,19 +100,34 @@ class Gate:
             return None
         headers = Headers(scope=scope)
         if refused := wrong_address(headers, scope["scheme"], self._settings):
+            self._tell_of_stranger(refused)
             return refused
         if path == PAGE_PATH or path.startswith(OPEN_PREFIX):
             return None
         caller = await self._authenticate(headers)
         if isinstance(caller, Refusal):
+            self._tell_of_stranger(caller)
             return caller
         if path in self._operator_paths and (denied := caller.lacks(callers.Scope.OPERATE)):
+            if self._refused is not None:
+                self._refused(caller.name, None, Denied(denied))
             return Refusal(403, denied)
         scope[CALLER] = caller
         # The SDK ties a session to whom it finds here.
         token = AccessToken(token="", client_id=caller.name, scopes=sorted(caller.scopes))
         scope["user"] = AuthenticatedUser(token)
         return None
+
+    def _tell_of_stranger(self, refusal: Refusal) -> None:
+        """Tell of those without a name once a second at most: they must not fill a log."""
+        self._strangers += 1
+        now = time.monotonic()
+        if self._refused is None or now - self._strangers_told < STRANGERS_EVERY_S:
+            return
+        times, self._strangers, self._strangers_told = self._strangers, 0, now
+        again = f" ({times} times since the last was told)" if times > 1 else ""
+        text = f"HTTP {refusal.status}: {refusal.text}{again}"
+        self._refused(NOBODY, None, Denied(text, times=times))
 
 
 _CROWDED = Refusal(503, "Too many large requests at a time; retry after 1 s.", {"retry-after": "1"})

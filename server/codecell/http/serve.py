@@ -127,6 +127,7 @@ async def _serve(settings: Settings, transport: str, announce: Callable[[str], N
                     *([metadata_route(settings.oauth)] if settings.oauth.issuer else []),
                 ],
                 operator_routes=operator_routes(runner, metrics, settings),
+                refused=runner.observers.refused,
             )
             config = uvicorn.Config(
                 app,
