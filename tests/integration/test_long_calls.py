@@ -5,14 +5,17 @@ Over every transport and in both protocol eras. Processes are watched from the h
 
 import os
 import secrets
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import anyio
 import docker
+import httpx2
 import pytest
 from mcp import Client, StdioServerParameters
 from mcp.client.sse import sse_client
@@ -89,6 +92,18 @@ def alive(pid: int) -> bool:
         return False
 
 
+def stubborn() -> tuple[str, str]:
+    """Return a word of its own and a program of four processes that have it on their command line.
+
+    They ignore signals, and some have left for a session of their own.
+    """
+    marker = f"9{secrets.randbelow(10**8):08}"
+    return marker, (
+        f"trap '' TERM INT HUP; setsid bash -c 'trap \"\" TERM INT HUP; sleep {marker}; :' & "
+        f"sleep {marker} & sleep {marker}"
+    )
+
+
 async def test_a_cancelled_call_stops_its_processes_at_once(
     client: Client, engine: docker.APIClient
 ) -> None:
@@ -96,11 +111,7 @@ async def test_a_cancelled_call_stops_its_processes_at_once(
     del engine
     took = []
     for _ in range(5):
-        marker = f"9{secrets.randbelow(10**8):08}"
-        code = (
-            f"trap '' TERM INT HUP; setsid bash -c 'trap \"\" TERM INT HUP; sleep {marker}; :' & "
-            f"sleep {marker} & sleep {marker}"
-        )
+        marker, code = stubborn()
         scope = anyio.CancelScope()
 
         async def call(code: str = code, scope: anyio.CancelScope = scope) -> None:
@@ -117,9 +128,54 @@ async def test_a_cancelled_call_stops_its_processes_at_once(
                 while any(map(alive, pids)):
                     await anyio.sleep(0.002)
                 took.append(time.monotonic() - began)
-        if took[-1] < WITHIN_S:
-            return  # a machine that is busy with other tests may need another try
-    pytest.fail(f"never within {WITHIN_S} s: {took}")
+    assert median(took) < WITHIN_S, took
+
+
+CALL = """
+import sys, anyio
+from mcp import Client
+from mcp.client.sse import sse_client
+
+async def main(url, mode, code):
+    async with Client(sse_client(url) if url.endswith("/sse") else url, mode=mode) as client:
+        await client.call_tool("execute_code", {"language": "bash", "code": code})
+
+anyio.run(main, *sys.argv[1:])
+"""
+
+
+def calling(*arguments: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", CALL, *arguments])
+
+
+# The connection carries the call in these: its end is the client's. In the handshake era of
+# Streamable HTTP a client may come back for its answer, so that a cut says nothing.
+@pytest.mark.parametrize(("way", "era"), [("mcp", "auto"), ("sse", "auto"), ("sse", "legacy")])
+async def test_a_client_that_is_killed_takes_its_run_with_it(
+    server: Any, way: str, era: str
+) -> None:
+    took = []
+    for _ in range(3):
+        marker, code = stubborn()
+        code = f"echo partial {marker}; {code}"
+        with anyio.fail_after(60):
+            client = calling(f"{server.base}/{way}", era, code)
+            while len(pids := await anyio.to_thread.run_sync(pids_of, marker)) < 5:
+                await anyio.sleep(0.05)
+            pids.remove(client.pid)
+            client.kill()
+            began = time.monotonic()
+            while any(map(alive, pids)):
+                await anyio.sleep(0.002)
+            took.append(time.monotonic() - began)
+            client.wait()
+    assert median(took) < WITHIN_S, took
+    async with httpx2.AsyncClient(base_url=server.base) as http:
+        latest = (await http.get("/status.json")).json()["recent"][0]
+    assert latest["status"] == "cancelled"
+    async with Client(f"{server.base}/mcp") as client_again:
+        kept = await client_again.read_resource(f"codecell://runs/{latest['run_id']}/stdout")
+    assert kept.contents[0].text == f"partial {marker}\n"
 
 
 async def test_after_cancelled_calls_the_connection_serves_on(client: Client) -> None:
