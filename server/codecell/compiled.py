@@ -19,10 +19,10 @@ JVM_HEAP = (
 )
 # What is larger than that heap in one piece the JVM itself refuses. A program may catch that; where
 # it ends badly, the mark tells why. (A program that makes the file itself says no more of itself.)
-JVM_MARK = f"{TMP}/.out-of-memory"
+OOM_MARK = f"{TMP}/.out-of-memory"
 JVM_MEMORY = (
     *JVM_HEAP,
-    f"-XX:OnOutOfMemoryError=: >{JVM_MARK}",
+    f"-XX:OnOutOfMemoryError=: >{OOM_MARK}",
     "-XX:+DisplayVMOutputToStderr",  # or its remark on that would be in the program's output
 )
 KOTLIN_LIBRARY = "/usr/share/java/kotlin-stdlib.jar"
@@ -73,6 +73,35 @@ done </tmp/.go/list
 rm -r /tmp/.go
 """
 
+# assemble PROGRAM BINARY: with the C library where the program calls it; a main is called as C's.
+ASSEMBLE = r"""
+nasm -f elf64 -o "$2.o" "$1"
+libraries=
+if grep -Eiqw 'main|extern' "$1"; then
+    symbols=$(nm "$2.o")
+    case $symbols in
+    *' T _start'*) ;;
+    *' T main'*)
+        printf '%s\n' 'extern main, exit' 'global _start' '_start: xor ebp, ebp' 'mov rdi, [rsp]' \
+            'lea rsi, [rsp + 8]' 'lea rdx, [rsi + rdi * 8 + 8]' 'call main' 'mov edi, eax' \
+            'call exit wrt ..plt' >/tmp/start.asm
+        nasm -f elf64 -o /tmp/start.o /tmp/start.asm
+        libraries=/tmp/start.o
+        symbols="$symbols U exit"
+        ;;
+    esac
+    case $symbols in
+    *' U '*)
+        lib=/lib/x86_64-linux-gnu
+        libraries="$libraries -z noexecstack -dynamic-linker /lib64/ld-linux-x86-64.so.2"
+        libraries="$libraries $lib/libc.so.6 $lib/libm.so.6"
+        ;;
+    esac
+fi
+ld -o "$2" "$2.o" $libraries
+rm -f "$2.o" /tmp/start.o /tmp/start.asm
+"""
+
 COMPILED = (
     Language(
         id="typescript",
@@ -114,7 +143,10 @@ COMPILED = (
     Language(
         id="cpp",
         title="C++",
-        aliases=("c++", "cplusplus", "cxx", "g++", "gpp", "c++20", "cpp20"),
+        aliases=(
+            "c++", "cplusplus", "cxx", "cc", "g++", "gpp", "c++11", "c++14", "c++17", "c++20",
+            "cpp17", "cpp20",
+        ),
         extensions=(".cpp", ".cc", ".cxx", ".c++", ".C"),
         file_name="main.cpp",
         compile=("/usr/bin/g++", "-std=gnu++20", *GCC_OPTIONS, "-pthread"),
@@ -137,6 +169,9 @@ COMPILED = (
             "/bin/sh", "-euc", GO_PROJECT, "compile-go", "{main}", f"{SANDBOX}/{{stem}}",
         ),
         run=BINARY,
+        # Near the cell's limit it collects garbage oftener, rather than let its heap double.
+        env=(("GOMEMLIMIT", "{soft_mib}MiB"),),
+        oom_mark=OOM_MARK,
         version=("/usr/bin/go", "version"),
         preinstalled=("standard library, compiled ahead of time",),
         memory_bytes=512 * MIB,
@@ -173,7 +208,7 @@ COMPILED = (
             "-d", SANDBOX, "{main}", "{others}",
         ),
         run=("/usr/bin/java", *JVM_MEMORY, "-cp", SANDBOX, "{entry}"),
-        oom_mark=JVM_MARK,
+        oom_mark=OOM_MARK,
         version=("/usr/bin/java", "-version"),
         preinstalled=("Java SE class library",),
         notes="The file is named after the program's public class, in any package.",
@@ -190,9 +225,11 @@ COMPILED = (
         naming=naming.kotlin,
         compile=("/usr/local/bin/compile-kotlin", "-d", SANDBOX, "{main}", "{others}"),
         run=("/usr/bin/java", *JVM_MEMORY, "-cp", f"{SANDBOX}:{KOTLIN_LIBRARY}", "{entry}"),
-        oom_mark=JVM_MARK,
+        oom_mark=OOM_MARK,
         version=("/usr/local/bin/compile-kotlin", "-version"),
         preinstalled=("Kotlin and Java class libraries",),
+        notes="Kotlin 1.3 as Debian has it: no trailing commas; toUpperCase() for uppercase(), "
+        "sumBy for sumOf, max() for maxOrNull(), readLine() for readln().",
         memory_bytes=1024 * MIB,
         cpus=2.0,
         pids=128,
@@ -210,18 +247,20 @@ COMPILED = (
         run=("/usr/bin/mono", f"{SANDBOX}/{{stem}}.exe"),
         version=("/usr/bin/mono", "--version"),
         preinstalled=("mscorlib", "System", "System.Core", "System.Numerics", "System.Xml"),
-        notes="Mono: C# 7 and the .NET Framework 4.x class library, not .NET 8.",
+        notes="Mono: C# 7 and the .NET Framework 4.x class library, not .NET 8: no top-level "
+        "statements, records or switch expressions.",
         memory_bytes=512 * MIB,
         cpus=1.0,
     ),
     Language(
         id="haskell",
         title="Haskell",
-        aliases=("hs", "ghc"),
+        aliases=("hs", "ghc", "runghc", "runhaskell"),
         extensions=(".hs",),
         file_name="main.hs",
+        naming=naming.haskell,
         compile=(
-            "/usr/bin/ghc", "-v0", "-Wall", "-O0", f"-i{SANDBOX}", "-o",
+            "/usr/bin/ghc", "-v0", "-Wall", "-O0", f"-i{SANDBOX}", "-main-is", "{entry}", "-o",
             f"{SANDBOX}/{{stem}}", "{main}",
         ),
         run=BINARY,
@@ -238,20 +277,21 @@ COMPILED = (
         extensions=(".ml",),
         file_name="main.ml",
         compile=(
-            "/usr/bin/ocamlopt", "-I", "+unix", "-I", "+str", "unix.cmxa", "str.cmxa",
+            "/usr/bin/ocamlopt", "-I", "+unix", "-I", "+str", "-I", "+threads",
+            "unix.cmxa", "str.cmxa", "threads.cmxa",
             "-I", SANDBOX, "-o", f"{SANDBOX}/{{stem}}", "{others}", "{main}",
         ),
         sources=(".mli", ".ml"),
         notes="Further modules are compiled before the main one, in the order they are sent in.",
         run=BINARY,
         version=("/usr/bin/ocamlopt", "-version"),
-        preinstalled=("standard library", "unix", "str"),
+        preinstalled=("standard library", "unix", "str", "threads"),
         cpus=1.0,
     ),
     Language(
         id="fortran",
         title="Fortran",
-        aliases=("f90", "f95", "gfortran"),
+        aliases=("f90", "f95", "f03", "f08", "fortran90", "fortran95", "gfortran"),
         extensions=(".f90", ".f95", ".f03", ".f08"),
         file_name="main.f90",
         compile=(
@@ -282,13 +322,12 @@ COMPILED = (
         extensions=(".asm", ".nasm", ".s"),
         file_name="main.asm",
         compile=(
-            "/bin/sh", "-c",
-            'nasm -f elf64 -o "$2.o" "$1" && ld -o "$2" "$2.o" && rm "$2.o"',
-            "sh", "{main}", f"{SANDBOX}/{{stem}}",
+            "/bin/sh", "-euc", ASSEMBLE, "assemble", "{main}", f"{SANDBOX}/{{stem}}",
         ),
         run=BINARY,
         version=("/usr/bin/nasm", "--version"),
-        notes="NASM syntax, 64-bit Linux system calls; the program begins at _start.",
+        notes="NASM syntax, 64-bit Linux system calls; the program begins at _start, or is a main "
+        "that calls the C library.",
         cpus=1.0,
     ),
     Language(

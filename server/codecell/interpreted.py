@@ -1,6 +1,6 @@
 """The part of the language table without a compile step and without an interpreter kept waiting."""
 
-from codecell.language import Language
+from codecell.language import TMP, Language
 
 MIB = 1024 * 1024
 
@@ -32,7 +32,7 @@ INTERPRETED = (
     Language(
         id="perl",
         title="Perl",
-        aliases=("perl5",),
+        aliases=("pl", "perl5"),
         extensions=(".pl", ".pm"),
         file_name="main.pl",
         run=("/usr/bin/perl", "{main}"),
@@ -46,6 +46,7 @@ INTERPRETED = (
         extensions=(".r", ".R"),
         file_name="main.R",
         run=("/usr/bin/Rscript", "--vanilla", "{main}"),
+        env=(("XDG_CACHE_HOME", TMP),),  # its list of fonts is no file of the program's
         version=("/usr/bin/Rscript", "--version"),
         preinstalled=("base packages",),
         memory_bytes=512 * MIB,
@@ -75,10 +76,10 @@ INTERPRETED = (
     Language(
         id="prolog",
         title="Prolog",
-        aliases=("swipl", "swi-prolog"),
+        aliases=("pro", "swipl", "swi-prolog"),
         extensions=(".pro", ".prolog"),
         file_name="main.pro",
-        run=("/usr/bin/swipl", "-q", "--on-error=status", "-t", "halt", "{main}", "--"),
+        run=("/usr/bin/swipl", "-q", "--on-error=status", "-t", "halt", "{main}"),
         version=("/usr/bin/swipl", "--version"),
         preinstalled=("SWI-Prolog library",),
         notes="Directives start it, such as :- initialization(main).",
@@ -86,7 +87,7 @@ INTERPRETED = (
     Language(
         id="octave",
         title="Octave",
-        aliases=("matlab", "m"),
+        aliases=("octave-cli", "matlab", "m"),
         extensions=(".m",),
         file_name="main.m",
         run=("/usr/bin/octave-cli", "--quiet", "--norc", "--no-history", "{main}"),

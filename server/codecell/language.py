@@ -11,7 +11,15 @@ from codecell.naming import Rule
 SANDBOX = "/sandbox"
 TMP = "/tmp"  # noqa: S108  the cell's own tmpfs, not this machine's
 PYTHON = "/usr/bin/python3"
-PLACEHOLDERS = ("{main}", "{others}", "{stem}", "{entry}", "{memory_mib}", "{heap_mib}")
+PLACEHOLDERS = (
+    "{main}",
+    "{others}",
+    "{stem}",
+    "{entry}",
+    "{memory_mib}",
+    "{heap_mib}",
+    "{soft_mib}",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +30,8 @@ class Language:
     the same relative to /sandbox and without the extension, {others} (an argument of its own) the
     further files with one of the language's extensions, {entry} the name it is started by (a Java
     class with its package), {memory_mib} the cell's memory, {heap_mib} a quarter more: a heap of
-    that size is bounded by the kernel, whose counter proves why a program was ended.
+    that size is bounded by the kernel, whose counter proves why a program was ended; {soft_mib} a
+    tenth less, for what should begin to save before that. They stand in the values of `env` too.
 
     Attributes:
         id: the name in requests and of the folder in images/.

@@ -26,7 +26,7 @@ _WARM = (
     Language(
         id="python",
         title="Python",
-        aliases=("py", "python3"),
+        aliases=("py", "python3", "py3"),
         extensions=(".py",),
         file_name="main.py",
         launch=Launch.FORK,
@@ -39,7 +39,7 @@ _WARM = (
     Language(
         id="javascript",
         title="JavaScript",
-        aliases=("js", "node", "nodejs"),
+        aliases=("js", "node", "nodejs", "node.js", "mjs", "cjs"),
         extensions=(".js", ".mjs", ".cjs"),
         file_name="main.js",
         launch=Launch.STANDBY,

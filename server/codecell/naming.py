@@ -76,11 +76,44 @@ def erlang(code: str, stem: str = "") -> Name | None:
     return Name(match[1], match[1]) if match else None
 
 
-_PACKAGE = re.compile(r"^package\s+([\w.]+)", re.MULTILINE)
+_HASKELL_MODULE = re.compile(r"^module\s+([A-Z][\w.']*)", re.MULTILINE)
 
 
-def kotlin(code: str, stem: str = "main") -> Name | None:
-    """Name the class that Kotlin makes of a file's functions."""
-    package = _PACKAGE.search(code)
-    name = f"{stem[:1].upper()}{stem[1:]}Kt"
-    return Name(stem, f"{package[1]}.{name}" if package else name)
+def haskell(code: str, stem: str = "main") -> Name:
+    """Find the module whose `main` is meant, whatever it is called."""
+    match = _HASKELL_MODULE.search(code)
+    return Name(stem, match[1] if match else "Main")
+
+
+_KOTLIN_TOKEN = re.compile(
+    r"""
+    //[^\n]* | /\*.*?(?:\*/|\Z)                         # comments
+  | \"{3}.*?(?:\"{3}|\Z)                               # raw strings
+  | "(?:\\.|[^"\\\n])*" | '(?:\\.|[^'\\\n])'          # strings and characters
+  | (?P<brace>[{}])
+  | ^package\s+(?P<package>[\w.]+)
+  | @file:JvmName\("(?P<file>\w+)"\)
+  | \b(?:class|object|interface)\s+(?P<type>[^\W\d]\w*)
+  | (?P<main>\bfun\s+main\s*\()
+    """,
+    re.VERBOSE | re.DOTALL | re.MULTILINE,
+)
+
+
+def kotlin(code: str, stem: str = "main") -> Name:
+    """Name the class that Kotlin makes of a file's functions, or the object that has the main."""
+    package, file, current, held, depth = "", f"{stem[:1].upper()}{stem[1:]}Kt", "", "", 0
+    for match in _KOTLIN_TOKEN.finditer(code):
+        if match["brace"]:
+            depth += 1 if match["brace"] == "{" else -1
+        elif match["package"]:
+            package = f"{match['package']}."
+        elif match["file"]:
+            file = match["file"]
+        elif match["type"] and not depth:
+            current = match["type"]
+        elif match["main"] and not depth:
+            return Name(stem, package + file)
+        elif match["main"]:
+            held = held or current
+    return Name(stem, package + (held or file))

@@ -219,6 +219,7 @@ class Words:
             "{entry}": self.entry,
             "{memory_mib}": str(self.memory_mib),
             "{heap_mib}": str(self.memory_mib * 5 // 4),
+            "{soft_mib}": str(self.memory_mib * 9 // 10),
         }
         filled: list[str] = []
         for part in command:
@@ -257,7 +258,7 @@ def _run(language: Language, request: Request, limits: RunLimits, words: Words) 
         launch=launch,
         argv=(*command, *request.args),
         timeout_s=limits.timeout_s,
-        env=(*language.env, *request.env),
+        env=(*((name, words.fill((value,))[0]) for name, value in language.env), *request.env),
         oom_mark=language.oom_mark,
     )
 

@@ -20,7 +20,6 @@ Run = Callable[..., Awaitable[Outcome]]
 PROGRAMS = Path(__file__).parents[1] / "languages"
 COMPILED = [name for name, language in LANGUAGES.items() if language.compile]
 WITH_ARGS = [name for name, language in LANGUAGES.items() if language.takes_args]
-KERNEL_JUDGES = [name for name in LANGUAGES if any((PROGRAMS / name).glob("memory.*"))]
 SAYS_NAME_ONLY = {"kotlin", "erlang"}  # their compilers print paths so; they start in /sandbox
 LINE = "zażółć 漢字 👩‍👩‍👧"
 
@@ -93,10 +92,11 @@ async def test_compile_error(run: Run, language: str) -> None:
     assert (outcome.stdout.text, outcome.stderr.text, outcome.exit_code) == ("", "", None)
 
 
-@pytest.mark.parametrize("language", KERNEL_JUDGES)
+@pytest.mark.parametrize("language", LANGUAGES)
 async def test_out_of_memory(run: Run, language: str) -> None:
     outcome = await run(language, program(language, "memory"), timeout_s=60)
     assert outcome.status is Status.OUT_OF_MEMORY, said(outcome)
+    assert "MiB of memory" in (outcome.error_message or "")
 
 
 JAVA_HUGE = """
@@ -129,6 +129,22 @@ async def test_an_array_that_no_heap_holds(
     outcome = await run("java", JAVA_HUGE % body, timeout_s=60)
     assert (outcome.status, outcome.exit_code) == (status, exit_code), said(outcome)
     assert "OnOutOfMemoryError" not in outcome.stdout.text
+
+
+IDIOMS = sorted(path.relative_to(PROGRAMS).as_posix() for path in PROGRAMS.glob("*/idiom*"))
+
+
+@pytest.mark.parametrize("path", IDIOMS)
+async def test_a_program_as_models_write_it(run: Run, path: str) -> None:
+    """Beyond a plain main: each prints a 7, perhaps its argument, and leaves no other trace."""
+    language = path.partition("/")[0]
+    code = (PROGRAMS / path).read_text(encoding="utf-8")
+    outcome = await run(language, code, args=("7",) if LANGUAGES[language].takes_args else ())
+    assert outcome.status is Status.SUCCESS, said(outcome)
+    assert (outcome.stdout.text, outcome.stderr.text) == ("7\n", ""), said(outcome)
+    assert outcome.compile is None or outcome.compile.output.text == "", said(outcome)
+    made = [file.path for file in outcome.files.changed]
+    assert made == (["plot.png"] if "plot.png" in code else [])
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

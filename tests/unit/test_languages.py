@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from codecell import policy
+from codecell.cli.run_commands import language_of_name, language_of_shebang
 from codecell.errors import ConfigurationError, RequestError
 from codecell.language import PLACEHOLDERS, SANDBOX
 from codecell.languages import DEFAULT_SET, LANGUAGES
@@ -36,11 +37,11 @@ def planned(language: str, code: str = "x", settings: Settings | None = None, **
 
 def test_every_language_has_the_programs_of_the_matrix() -> None:
     for name, language in LANGUAGES.items():
-        wanted = {"echo", "exit", "error", "loop", "file", "project"}
+        wanted = {"echo", "exit", "error", "loop", "memory", "file", "project"}
         wanted |= {"args"} if language.takes_args else set()
         wanted |= {"broken"} if language.compile else set()
-        there = {path.stem for path in (PROGRAMS / name).iterdir()}
-        assert there - {"memory"} == wanted, name
+        there = {path.stem.partition("-")[0] for path in (PROGRAMS / name).iterdir()}
+        assert there - {"idiom"} == wanted, name
     assert {path.name for path in PROGRAMS.iterdir()} == set(LANGUAGES)
 
 
@@ -82,6 +83,30 @@ def test_names_as_people_write_them(name: str, language: str) -> None:
 def test_extensions(extension: str, language: str | None) -> None:
     found = LANGUAGES.of_extension(extension)
     assert (found.id if found else None) == language
+
+
+@pytest.mark.parametrize(
+    ("line", "language"),
+    [
+        ("#!/bin/sh -e", "bash"), ("#!/usr/bin/env python3.13", "python"),
+        ("#! /usr/bin/env -S node --no-warnings", "javascript"), ("#!/usr/bin/perl -w", "perl"),
+        ("#!/usr/bin/env Rscript", "r"), ("#!/usr/bin/lua5.4", "lua"), ("#!/usr/bin/lua5.1", "lua"),
+        ("#!/usr/bin/awk -f", "awk"), ("#!/usr/bin/env -S A=1 ts-node", "typescript"),
+        ("#!/usr/bin/env runghc", "haskell"), ("#!/usr/bin/octave-cli", "octave"),
+        ("#!/usr/bin/php8.4", "php"), ("#!/usr/bin/guile -s", "scheme"), ("#!/usr/bin/env", None),
+        ("#!", None), ("#!/usr/bin/unheard-of", None), ("# !/bin/sh", None), ("", None),
+    ],
+)  # fmt: skip
+def test_shebangs(line: str, language: str | None) -> None:
+    assert language_of_shebang(f"{line}\nthe program") == language
+
+
+def test_every_extension_leads_to_its_language_and_every_file_name_has_one() -> None:
+    for language in LANGUAGES.values():
+        for extension in language.extensions:
+            assert language_of_name(f"a{extension}") == language.id
+        if language.extensions:
+            assert Path(language.file_name).suffix in language.extensions
 
 
 # plans

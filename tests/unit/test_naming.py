@@ -2,7 +2,7 @@
 
 import pytest
 
-from codecell.naming import Name, erlang, java, kotlin
+from codecell.naming import Name, erlang, haskell, java, kotlin
 
 MAIN = "public static void main(String[] args) {}"
 
@@ -57,6 +57,34 @@ def test_erlang(code: str, name: Name | None) -> None:
     assert erlang(code) == name
 
 
-def test_kotlin() -> None:
-    assert kotlin("fun main() {}") == Name("main", "MainKt")
-    assert kotlin("package a.b\n\nfun main() {}") == Name("main", "a.b.MainKt")
+MAIN_OF = "@JvmStatic fun main(args: Array<String>) {}"
+
+
+@pytest.mark.parametrize(
+    ("code", "entry"),
+    [
+        ("fun main() {}", "MainKt"),
+        ("package a.b\n\nfun main() {}", "a.b.MainKt"),
+        ("data class User(val name: String)\nfun main() {}", "MainKt"),
+        ("class A { fun main() {} }\nfun main() {}", "MainKt"),
+        (f"object App {{ {MAIN_OF} }}", "App"),
+        (f"package a\nclass B {{ companion object {{ {MAIN_OF} }} }}", "a.B"),
+        (f'// fun main() {{}}\nobject App {{ val s = "}} fun main()"; {MAIN_OF} }}', "App"),
+        ('@file:JvmName("Start")\nfun main() {}', "Start"),
+        ("val x = 1", "MainKt"),
+    ],
+)
+def test_kotlin(code: str, entry: str) -> None:
+    assert kotlin(code) == Name("main", entry)
+
+
+@pytest.mark.parametrize(
+    ("code", "entry"),
+    [
+        ("main = print 1", "Main"),
+        ("module Main where", "Main"),
+        ("-- module No\n{-# LANGUAGE CPP #-}\nmodule Data.Fib (main) where", "Data.Fib"),
+    ],
+)
+def test_haskell(code: str, entry: str) -> None:
+    assert haskell(code) == Name("main", entry)

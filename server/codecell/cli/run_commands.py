@@ -6,7 +6,6 @@ of memory, 153 for too much output, 125 when the fault is ours or the request's;
 
 import json
 import logging
-import re
 import signal
 import sys
 from pathlib import Path
@@ -41,7 +40,6 @@ _FIXED_STATUS = {
     Status.CANCELLED: 128 + signal.SIGINT,
     Status.SETUP_ERROR: OURS,
 }
-_SHEBANG = re.compile(r"#!\s*\S*?(?:/env\s+(?:-\S+\s+)*)?([A-Za-z]+)[\d.]*(?:\s|$)")
 
 
 class Refused(click.ClickException):
@@ -205,10 +203,14 @@ def language_of_name(name: str, table: Languages = LANGUAGES) -> str | None:
 
 def language_of_shebang(code: str, table: Languages = LANGUAGES) -> str | None:
     """Guess a language from a program's first line."""
-    match = _SHEBANG.match(code.partition("\n")[0] + "\n")
-    if match is None:
+    line = code.partition("\n")[0]
+    words = line.removeprefix("#!").split() if line.startswith("#!") else []
+    if words and words[0].endswith("/env"):
+        words = [word for word in words[1:] if not word.startswith("-") and "=" not in word]
+    if not words:
         return None
-    language = table.named(match[1])
+    name = words[0].rpartition("/")[2]
+    language = table.named(name) or table.named(name.rstrip("0123456789.-"))
     return language.id if language else None
 
 

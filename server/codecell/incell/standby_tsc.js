@@ -6,6 +6,7 @@ const fs = require('fs');
 const path = require('path');
 const ts = require('/usr/share/nodejs/typescript');
 
+const TOP_LEVEL_AWAIT = 1378;
 const options = {
   strict: true,
   target: ts.ScriptTarget.ES2022,
@@ -59,7 +60,12 @@ try {
   process.reallyExit(127);
 }
 fs.closeSync(5);
-const { found } = compile(file, true, warm);
+let { program, found } = compile(file, true, warm);
+if (found.some((item) => item.code === TOP_LEVEL_AWAIT)) {
+  // It takes an ES module, which node knows by its syntax.
+  options.module = ts.ModuleKind.ES2022;
+  ({ found } = compile(file, true, program));
+}
 const errors = found.filter((item) => item.category === ts.DiagnosticCategory.Error);
 for (const item of found) {
   const text = ts.flattenDiagnosticMessageText(item.messageText, '\n');

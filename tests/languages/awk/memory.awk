@@ -1,0 +1,1 @@
+BEGIN { for (;;) kept[n++] = sprintf("%100000d", n) }

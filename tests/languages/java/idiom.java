@@ -1,0 +1,9 @@
+class Box {
+    int x = 7;
+}
+
+class App {
+    public static void main(String[] args) {
+        System.out.println(new Box().x);
+    }
+}

@@ -1,0 +1,3 @@
+object App {
+    @JvmStatic fun main(args: Array<String>) { println(7) }
+}

@@ -1,0 +1,2 @@
+my @kept;
+while (1) { push @kept, "x" x 1_000_000 }

@@ -1,0 +1,2 @@
+(let fill ((kept (list)))
+  (fill (cons (make-vector 100000 0) kept)))

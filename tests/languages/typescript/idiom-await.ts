@@ -1,0 +1,3 @@
+const x: number = await Promise.resolve(7);
+console.log(x);
+export {};
