@@ -25,7 +25,7 @@ JVM_MEMORY = (
     f"-XX:OnOutOfMemoryError=: >{OOM_MARK}",
     "-XX:+DisplayVMOutputToStderr",  # or its remark on that would be in the program's output
 )
-KOTLIN_LIBRARY = "/usr/share/java/kotlin-stdlib.jar"
+KOTLIN_LIBRARIES = "/usr/share/java/kotlin-stdlib.jar:/usr/share/java/kotlin-later.jar"
 
 # Calls main/1 with the arguments, main/0 or start/0, whichever there is; a failure is told.
 ERLANG_START = """
@@ -98,7 +98,7 @@ if grep -Eiqw 'main|extern' "$1"; then
         ;;
     esac
 fi
-ld -o "$2" "$2.o" $libraries
+ld --require-defined=_start -o "$2" "$2.o" $libraries
 rm -f "$2.o" /tmp/start.o /tmp/start.asm
 """
 
@@ -224,12 +224,12 @@ COMPILED = (
         file_name="main.kt",
         naming=naming.kotlin,
         compile=("/usr/local/bin/compile-kotlin", "-d", SANDBOX, "{main}", "{others}"),
-        run=("/usr/bin/java", *JVM_MEMORY, "-cp", f"{SANDBOX}:{KOTLIN_LIBRARY}", "{entry}"),
+        run=("/usr/bin/java", *JVM_MEMORY, "-cp", f"{SANDBOX}:{KOTLIN_LIBRARIES}", "{entry}"),
         oom_mark=OOM_MARK,
         version=("/usr/local/bin/compile-kotlin", "-version"),
         preinstalled=("Kotlin and Java class libraries",),
-        notes="Kotlin 1.3 as Debian has it: no trailing commas; toUpperCase() for uppercase(), "
-        "sumBy for sumOf, max() for maxOrNull(), readLine() for readln().",
+        notes="Kotlin 1.3 as Debian has it, with later versions' uppercase(), sumOf, readln "
+        "and maxOrNull; no trailing commas, no fun interface.",
         memory_bytes=1024 * MIB,
         cpus=2.0,
         pids=128,
@@ -242,6 +242,7 @@ COMPILED = (
         file_name="main.cs",
         compile=(
             "/usr/bin/mcs", "-nologo", "-langversion:latest", "-r:System.Numerics",
+            "-r:System.Xml.Linq",
             f"-out:{SANDBOX}/{{stem}}.exe", "{main}", "{others}",
         ),
         run=("/usr/bin/mono", f"{SANDBOX}/{{stem}}.exe"),

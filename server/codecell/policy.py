@@ -213,14 +213,7 @@ class Words:
 
     def fill(self, command: tuple[str, ...]) -> tuple[str, ...]:
         """Put them into a command."""
-        values = {
-            "{main}": self.main,
-            "{stem}": str(PurePosixPath(self.file_name).with_suffix("")),
-            "{entry}": self.entry,
-            "{memory_mib}": str(self.memory_mib),
-            "{heap_mib}": str(self.memory_mib * 5 // 4),
-            "{soft_mib}": str(self.memory_mib * 9 // 10),
-        }
+        values = self._values()
         filled: list[str] = []
         for part in command:
             if part == "{others}":
@@ -228,6 +221,23 @@ class Words:
             else:
                 filled.append(_PLACEHOLDER.sub(lambda match: values[match[0]], part))
         return tuple(filled)
+
+    def fill_values(self, env: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+        """Put them into the values of an environment."""
+        values = self._values() if env else {}
+        return tuple(
+            (name, _PLACEHOLDER.sub(lambda match: values[match[0]], value)) for name, value in env
+        )
+
+    def _values(self) -> dict[str, str]:
+        return {
+            "{main}": self.main,
+            "{stem}": str(PurePosixPath(self.file_name).with_suffix("")),
+            "{entry}": self.entry,
+            "{memory_mib}": str(self.memory_mib),
+            "{heap_mib}": str(self.memory_mib * 5 // 4),
+            "{soft_mib}": str(self.memory_mib * 9 // 10),
+        }
 
 
 def _compile(language: Language, rules: Policy, words: Words) -> tuple[Step, ...]:
@@ -243,7 +253,7 @@ def _compile(language: Language, rules: Policy, words: Words) -> tuple[Step, ...
             launch=language.compile_launch,
             argv=command,
             timeout_s=compile_timeout_s(language, rules.limits),
-            env=language.compile_env,
+            env=words.fill_values(language.compile_env),
         ),
     )
 
@@ -258,7 +268,7 @@ def _run(language: Language, request: Request, limits: RunLimits, words: Words) 
         launch=launch,
         argv=(*command, *request.args),
         timeout_s=limits.timeout_s,
-        env=(*((name, words.fill((value,))[0]) for name, value in language.env), *request.env),
+        env=(*words.fill_values(language.env), *request.env),
         oom_mark=language.oom_mark,
     )
 

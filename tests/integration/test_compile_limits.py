@@ -26,6 +26,19 @@ template <int depth, int way> struct Bomb {
 template <int way> struct Bomb<0, way> { static constexpr int value = way; };
 int main() { return Bomb<25, 0>::value; }
 """
+# Template Haskell runs what it likes inside the compiler.
+TEMPLATE = """{-# LANGUAGE TemplateHaskell #-}
+module Main (main) where
+
+import Language.Haskell.TH
+import System.Process (callCommand)
+
+main :: IO ()
+main = print ($(runIO (%s) >> litE (integerL 7)) :: Int)
+"""
+TEMPLATE_LOOP = TEMPLATE % 'callCommand "while :; do :; done"'
+TEMPLATE_FORKS = TEMPLATE % 'callCommand "while :; do sleep 100 & done"'
+FILLS_THE_DISK = "char large[1u << 30] = {1};\nint main(void) { return large[0]; }\n"
 
 
 def said(outcome: Outcome) -> str:
@@ -53,14 +66,40 @@ def impatient() -> Settings:
         ("c", '#include "/dev/zero"\nint main(void) { return 0; }\n'),
         ("c", MACRO_BOMB),
         ("cpp", TEMPLATE_BOMB),
+        ("rust", 'fn main() { println!("{}", include_bytes!("/dev/zero").len()); }\n'),
+        ("haskell", TEMPLATE_LOOP),
     ],
-    ids=["include-dev-zero", "macro-bomb", "template-bomb"],
-)
+    ids=[
+        "include-dev-zero", "macro-bomb", "template-bomb", "rust-dev-zero", "template-haskell",
+    ],
+)  # fmt: skip
 async def test_a_bomb_for_the_compiler_ends_at_a_limit(
     impatient: Settings, language: str, code: str
 ) -> None:
     async with open_runner(impatient, warm=False) as runner:
         within(await runner.execute(Request(language=language, code=code)))
+
+
+async def test_a_compilers_processes_stop_at_the_cells_limit(impatient: Settings) -> None:
+    async with open_runner(impatient, warm=False) as runner:
+        outcome = await runner.execute(Request(language="haskell", code=TEMPLATE_FORKS))
+    assert outcome.status in {Status.COMPILE_ERROR, Status.TIMEOUT}, said(outcome)
+    assert outcome.compile is not None
+    assert "Cannot fork" in outcome.compile.output.text, said(outcome)
+    assert (outcome.stdout.text, outcome.exit_code) == ("", None)
+
+
+async def test_a_compilers_output_file_stops_at_the_size_of_the_sandbox(run: Run) -> None:
+    outcome = await run("c", FILLS_THE_DISK)
+    assert outcome.status in {Status.COMPILE_ERROR, Status.OUT_OF_MEMORY}, said(outcome)
+    assert (outcome.stdout.text, outcome.exit_code) == ("", None)
+
+
+async def test_an_assembly_program_that_begins_nowhere_is_a_compile_error(run: Run) -> None:
+    outcome = await run("assembly", "section .text\nbegin: nop\n")
+    assert outcome.status is Status.COMPILE_ERROR, said(outcome)
+    assert outcome.compile is not None
+    assert "_start" in outcome.compile.output.text
 
 
 async def test_stdin_is_the_programs_alone(run: Run) -> None:

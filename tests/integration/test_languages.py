@@ -131,6 +131,39 @@ async def test_an_array_that_no_heap_holds(
     assert "OnOutOfMemoryError" not in outcome.stdout.text
 
 
+GO_HUGE = "package main\n\nfunc main() {\n\t%s\n}\n"
+GO_LIVE = """package main
+
+func main() {
+	kept := make([]byte, 280<<20)
+	for i := 0; i < len(kept); i += 4096 {
+		kept[i] = 1
+	}
+	for range 300 {
+		garbage := make([]byte, 8<<20)
+		for i := 0; i < len(garbage); i += 4096 {
+			garbage[i] = kept[i]
+		}
+	}
+	println(len(kept))
+}
+"""
+
+
+async def test_a_slice_that_no_memory_holds(run: Run) -> None:
+    """The kernel refuses it before it counts; Go's runtime leaves a mark, a printed word none."""
+    huge = await run("go", GO_HUGE % "println(len(make([]byte, 1<<46)))")
+    assert (huge.status, huge.exit_code) == (Status.OUT_OF_MEMORY, 2), said(huge)
+    assert "out of memory" in huge.stderr.text
+    printed = await run("go", GO_HUGE % 'panic("fatal error: runtime: out of memory")')
+    assert (printed.status, printed.exit_code) == (Status.EXECUTION_ERROR, 2), said(printed)
+
+
+async def test_go_collects_rather_than_doubles_past_its_cell(run: Run) -> None:
+    outcome = await run("go", GO_LIVE, timeout_s=60)
+    assert outcome.status is Status.SUCCESS, said(outcome)
+
+
 IDIOMS = sorted(path.relative_to(PROGRAMS).as_posix() for path in PROGRAMS.glob("*/idiom*"))
 
 

@@ -141,6 +141,11 @@ def test_a_placeholder_in_the_request_stays_what_it_is() -> None:
     assert made.steps[1].argv[-1] == "{main}"
 
 
+def test_placeholders_stand_in_a_languages_environment_and_not_in_a_requests() -> None:
+    made = planned("go", env=(("A", "{main}"),))
+    assert made.steps[1].env == (("GOMEMLIMIT", "460MiB"), ("A", "{main}"))
+
+
 def test_sql_takes_no_args() -> None:
     with pytest.raises(RequestError, match="take no args"):
         planned("sql", args=("a",))

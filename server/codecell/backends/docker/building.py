@@ -94,7 +94,7 @@ def subject_of(language: Language, settings: Settings, code: str) -> Subject:
     words = policy.Words.of(language, settings.rules[DEFAULT], code)
     limits = policy.cell_spec(language, settings).limits
     steps = tuple(
-        (words.fill(command), dict(env))
+        (words.fill(command), dict(words.fill_values(env)))
         for command, env in (
             (language.compile, language.compile_env),
             (language.run, language.env),
