@@ -127,3 +127,19 @@ async def test_after_a_case_that_killed_its_cell_the_next_has_another(run: Run) 
     outcome = await run("python", code, tests=cases)
     assert verdicts(outcome) == ["error", "passed"]
     assert outcome.tests[0].status is Status.OUT_OF_MEMORY
+
+
+async def test_a_compile_step_that_leaves_more_than_is_kept_is_done_for_each_case(run: Run) -> None:
+    classes = "".join(f"static class A{n}{{}}" for n in range(5001))
+    code = f"""
+public class Main {{
+    {classes}
+    public static void main(String[] words) throws Exception {{
+        boolean first = new java.io.File("left").createNewFile();
+        System.out.println(first + " " + A5000.class.getName());
+    }}
+}}
+"""
+    cases = (Case(expected="true Main$A5000"), Case(expected="true Main$A5000"))
+    outcome = await run("java", code, tests=cases)
+    assert verdicts(outcome) == ["passed"] * 2, (outcome.error_message, outcome.tests)

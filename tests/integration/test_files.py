@@ -216,8 +216,32 @@ with open("data", "r+b") as f, mmap.mmap(f.fileno(), 0) as m:
     m[0]  # read first: the kernel then notes no time of modification
     m[0:1] = b"y"
 """
-    outcome = await execute(code, files=files(data="x" * 100))
-    assert changed(outcome) == {"data": "modified"}
+    for size, seen in ((100, {"data": "modified"}), (2**20, {"data": "modified"}), (2**20 + 1, {})):
+        # The last one is a limit that the specification states: hashing costs more than it finds.
+        outcome = await execute(code, files=files(data="x" * size))
+        assert changed(outcome) == seen
+
+
+async def test_a_change_through_a_mapping_of_an_earlier_steps_file_is_not_seen(
+    cold_runner: Runner, execute: Execute
+) -> None:
+    """The other limit that the specification states; a write to the file is seen."""
+    mapped = """
+import mmap
+with open("data", "r+b") as f, mmap.mmap(f.fileno(), 0) as m:
+    m[0]
+    m[0:1] = b"y"
+"""
+    steps = (
+        ("open('data', 'w').write('x' * 100)", {"data": "created"}),
+        (mapped, {}),
+        ("print(open('data').read(1)); open('data', 'r+').write('z')", {"data": "modified"}),
+    )
+    for code, seen in steps:
+        outcome = await execute(code, session_id="mapping")
+        assert changed(outcome) == seen
+    assert outcome.stdout.text == "y\n"
+    await cold_runner.close_session("local", "mapping")
 
 
 HOSTILE = """

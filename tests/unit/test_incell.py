@@ -29,6 +29,7 @@ from codecell.incell.counters import Reading, field
 from codecell.incell.output import Output
 from codecell.incell.program import exit_status
 from codecell.incell.run import NEVER, Run, exit_or_signal
+from codecell.incell.snapshot import TooMuch, take
 from codecell.parcel import PARTS, boot, parcel, source
 
 FILES = sorted(
@@ -384,6 +385,19 @@ def test_end_of_the_stream_is_the_end(ends: tuple[Channel, int, int]) -> None:
 
 
 # small things
+
+
+def test_what_cannot_be_laid_out_as_it_was_ends_the_cell_before_the_next_case(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "made").write_text("m")
+    kept = take(str(tmp_path))
+    (tmp_path / "made").unlink()
+    kept.lay_out()
+    assert (tmp_path / "made").read_text() == "m"
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(TooMuch):
+        take(str(tmp_path)).lay_out()
 
 
 @pytest.mark.parametrize(

@@ -283,7 +283,7 @@ class Agent:
         if run.compiles:
             self.tree.accept()
             if run.case:
-                self.snapshot = module("snapshot").Snapshot()
+                self.snapshot = module("snapshot").take()
             return []
         if run.case:
             return []
@@ -532,5 +532,6 @@ def main() -> Program:
     except BaseException as error:
         if os.getpid() != 1:
             raise
+        os.set_blocking(agent.channel.output, True)  # a report may still be on its way
         agent.channel.tell(FAULT, 0, error=f"{type(error).__name__}: {error}"[:300])
         os._exit(FAULTY)

@@ -14,7 +14,29 @@ MOST_BYTES = 64 * 1024 * 1024
 
 
 class TooMuch(Exception):
-    """More than can be kept; the cell ends, as with every failure of its agent."""
+    """More than can be kept."""
+
+
+class Unkept:
+    """Stands for what could not be kept: the first case finds it there, the next needs a new cell.
+
+    Raising ends the cell, as with every failure of its agent; the server compiles again elsewhere.
+    """
+
+    def lay_out(self) -> None:
+        raise TooMuch
+
+
+def take(root: str = ROOT) -> Snapshot | Unkept:
+    """Keep what is there, if that can be done."""
+    try:
+        return Snapshot(root)
+    except (TooMuch, OSError):
+        return Unkept()
+
+
+def _fail(error: OSError) -> None:
+    raise error
 
 
 class Snapshot:
@@ -28,7 +50,7 @@ class Snapshot:
         self._directories: list[tuple[str, int]] = []
         self._links: list[tuple[str, str]] = []
         self._files: list[tuple[str, int, int, int]] = []  # path, mode, mtime in ns, size
-        for folder, names, files in os.walk(root):
+        for folder, names, files in os.walk(root, onerror=_fail):
             for name in names + files:
                 self._note(os.path.join(folder, name))
         size = sum(size for *_, size in self._files)
