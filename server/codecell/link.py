@@ -6,7 +6,6 @@ stream nobody reads blocks kill, wait and inspect of that container (SECURITY-FA
 
 import math
 import os
-import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -16,7 +15,7 @@ from typing import Any, Literal
 import anyio
 import structlog
 
-from codecell import parcel
+from codecell import parcel, report
 from codecell.errors import CellLost, ProtocolError, SandboxError
 from codecell.frames import (
     VERSION,
@@ -35,7 +34,6 @@ from codecell.model import (
     Facts,
     File,
     Keep,
-    Kept,
     Launch,
     RunLimits,
     Step,
@@ -52,10 +50,7 @@ STARVED_S = 1.0  # how long after a failure the engine may tell that memory ran 
 KILLED = 137  # exit code of a container that SIGKILL ended
 MAIMED_S = 2.0  # how long a program may go on after that
 HUNGRY = 8  # a program that held less than this part of the memory is not waited for
-NEVER_BEGAN = "the program could not be started: "
 TYPICAL_BYTES = 16 * 1024 * 1024  # of a waiting cell whose kernel does not tell
-
-_DIGEST = re.compile(r"(?:[0-9a-f]{64})?")
 
 log = structlog.get_logger(__name__)
 
@@ -283,7 +278,7 @@ class Link:
         finally:
             self._run = None
         if run.facts is not None and run.facts.failure:  # of a session's step: its cell is well
-            raise SandboxError(NEVER_BEGAN + run.facts.failure)
+            raise SandboxError(report.NEVER_BEGAN + run.facts.failure)
         if run.facts is None:
             return await self._autopsy(run, time.monotonic() - began)
         if run.facts.oom_kills is None:
@@ -424,7 +419,7 @@ class Link:
                     raise ProtocolError("a cell sent more output than it was asked to keep")
                 run.on_output(frame.kind, frame.payload)
             case Kind.EXIT if run is not None and frame.run == run.number:
-                run.facts = facts_from(decode_json(frame))
+                run.facts = report.facts_from(decode_json(frame))
                 run.done.set()
             case Kind.READY:
                 if not self.boot_id:
@@ -436,7 +431,7 @@ class Link:
             case Kind.HELLO:
                 self._greeted(decode_json(frame))
             case Kind.FAULT:
-                words = _words(decode_json(frame).get("error"), 300)
+                words = report.words(decode_json(frame).get("error"), 300)
                 self.lost = CellLost(f"the agent failed: {words}")
             case _:
                 pass  # a late frame of a run that was given up
@@ -446,89 +441,10 @@ class Link:
             raise ProtocolError("a cell said hello twice")
         if hello.get("protocol") != VERSION:
             raise ProtocolError("a cell's agent speaks another protocol version")
-        self.boot_id = _words(hello.get("boot"), 64)
+        self.boot_id = report.words(hello.get("boot"), 64)
         self.counts = hello.get("counts") is not False
 
     def _take_file(self, frame: Frame) -> None:
         collecting = self._collecting
         if collecting is not None and frame.run == self.runs and collecting.take(frame):
             collecting.done.set()
-
-
-def facts_from(value: dict[str, Any]) -> Facts:
-    """Check an agent's report field by field; pure.
-
-    Raises:
-        ProtocolError: a field is missing, of another type or out of range.
-        SandboxError: the agent says that the program could not be started.
-    """
-    failure = _words(value.get("failure") or "", 500)
-    if failure and value.get("session") is None:
-        raise SandboxError(NEVER_BEGAN + failure)
-    if (value.get("code") is None) == (value.get("signal") is None):
-        raise ProtocolError("a cell's report is malformed: either an exit code or a signal")
-    try:
-        code, signal = value["code"], value["signal"]
-        return Facts(
-            ending=Ending(value["ending"]),
-            exit_code=_whole(code, 255) if signal is None else None,
-            signal=_whole(signal, 64) if code is None else None,
-            oom_kills=None if value["oom_kills"] is None else _whole(value["oom_kills"], 2**31),
-            heap_full=value.get("heap_full") is True,
-            usage=Usage(
-                wall_s=_seconds(value["wall_s"]),
-                cpu_s=_seconds(value["cpu_s"]),
-                peak_memory_bytes=_whole(value["peak_memory_bytes"], 2**48),
-            ),
-            stdout_bytes=_whole(value["stdout_bytes"], 2**48),
-            stderr_bytes=_whole(value["stderr_bytes"], 2**48),
-            files_changed=_whole(value.get("files", 0), 2**31),
-            kept=_kept(value.get("session")),
-            failure=failure,
-            stdout_sha256=_digest(value["stdout_sha256"]),
-            stderr_sha256=_digest(value["stderr_sha256"]),
-        )
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ProtocolError(f"a cell's report is malformed: {error}") from error
-
-
-def _kept(value: object) -> Kept | None:
-    if value is None:
-        return None
-    if not isinstance(value, dict):
-        raise TypeError("not an object")
-    return Kept(
-        boot_id=_words(value["boot"], 64),
-        generation=_whole(value["generation"], 2**31),
-        alive=value["alive"] is True,
-        files=value["files"] is True,
-        died=_words(value["died"], 40),
-        memory_bytes=_whole(value["memory_bytes"], 2**48),
-    )
-
-
-def _words(value: object, most: int) -> str:
-    """Return a cell's text, short and encodable: a JSON string may hold half a surrogate pair."""
-    if not isinstance(value, str):
-        return "(not a text)"
-    return value[:most].encode("utf-8", "replace").decode()
-
-
-def _whole(value: object, most: int) -> int:
-    if type(value) is not int or not 0 <= value <= most:
-        raise ValueError(f"not a whole number up to {most}")
-    return value
-
-
-def _digest(value: object) -> str:
-    if not isinstance(value, str) or not _DIGEST.fullmatch(value):
-        raise ValueError("not a digest")
-    return value
-
-
-def _seconds(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError("not a duration")
-    if not math.isfinite(value) or value < 0:
-        raise ValueError("not a duration")
-    return float(value)

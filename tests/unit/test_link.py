@@ -1,6 +1,5 @@
 """The conversation with one cell: every byte is doubted, every ending is told as it was."""
 
-import json
 import os
 import time
 from collections.abc import AsyncIterator, Callable
@@ -31,7 +30,7 @@ from codecell.backends.fake import (
 from codecell.errors import CellLost, ProtocolError, SandboxError
 from codecell.frames import HEADER, MAX_PAYLOAD, VERSION, Kind, encode, encode_json
 from codecell.languages import LANGUAGES
-from codecell.link import Link, facts_from
+from codecell.link import Link
 from codecell.model import Ending, Facts, Launch, RunLimits, Step, Usage
 from codecell.policy import cell_spec
 from codecell.sandbox import Death
@@ -479,63 +478,6 @@ async def test_cancelling_an_idle_link_does_nothing() -> None:
     async with linked() as link:
         await link.cancel()
         assert cell_of(link).jobs == []
-
-
-# --- the agent's report
-
-SOUND: dict[str, Any] = json.loads(leave().payload)
-
-
-def test_a_sound_report_becomes_facts() -> None:
-    report = SOUND | {"code": None, "signal": 11, "oom_kills": 2, "stderr_bytes": 5}
-    assert facts_from(report) == Facts(
-        ending=Ending.EXITED,
-        signal=11,
-        oom_kills=2,
-        usage=Usage(wall_s=0.25, cpu_s=0.125, peak_memory_bytes=1024),
-        stderr_bytes=5,
-    )
-
-
-def test_fields_that_nobody_knows_are_ignored() -> None:
-    assert facts_from(SOUND | {"later": 1}) == facts_from(SOUND)
-
-
-@pytest.mark.parametrize("field", sorted(set(SOUND) - {"failure"}))
-def test_a_missing_field_is_refused(field: str) -> None:
-    with pytest.raises(ProtocolError, match="report is malformed"):
-        facts_from({key: value for key, value in SOUND.items() if key != field})
-
-
-WHOLE = ["1", 1.0, True, -1, 2**70, [], {}, float("nan")]
-DURATION: list[object] = ["1", None, True, -0.1, float("nan"), float("inf"), [], 10**400]
-BAD: dict[str, list[object]] = {
-    "ending": ["success", "", None, 1, [], {}, "EXITED"],
-    "code": [*WHOLE, 256, None],
-    "signal": [*WHOLE, 65, None],
-    "oom_kills": WHOLE,
-    "peak_memory_bytes": [*WHOLE, None],
-    "stdout_bytes": [*WHOLE, None],
-    "stderr_bytes": [*WHOLE, None],
-    "wall_s": DURATION,
-    "cpu_s": DURATION,
-}
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [(field, value) for field, values in BAD.items() for value in values],
-    ids=lambda value: repr(value)[:24],
-)
-def test_a_malformed_field_is_refused(field: str, value: object) -> None:
-    report = SOUND | {"code": None} if field == "signal" else SOUND
-    with pytest.raises(ProtocolError, match="report is malformed"):
-        facts_from(report | {field: value})
-
-
-def test_an_exit_code_beside_a_signal_is_refused() -> None:
-    with pytest.raises(ProtocolError, match="either an exit code or a signal"):
-        facts_from(SOUND | {"code": 0, "signal": 9})
 
 
 @pytest.mark.parametrize("kind", [Kind.HELLO, Kind.FAULT, Kind.EXIT])
