@@ -4,7 +4,10 @@
 What decides is the cell: none of these languages is trusted to have limits of its own.
 """
 
+import gc
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import anyio
 import docker
@@ -21,19 +24,28 @@ OK, ERROR, COMPILE = Status.SUCCESS, Status.EXECUTION_ERROR, Status.COMPILE_ERRO
 TIMEOUT, MEMORY, FLOOD = Status.TIMEOUT, Status.OUT_OF_MEMORY, Status.OUTPUT_LIMIT
 
 
+def held() -> tuple[int, int]:
+    """Count this process's descriptors and threads."""
+    gc.collect()
+    return sum(1 for _ in Path("/proc/self/fd").iterdir()), threading.active_count()
+
+
 @pytest.fixture(scope="module")
 async def run(engine: docker.APIClient) -> AsyncIterator[Run]:
-    """One server for all bombs; compilers get a few seconds, so that their bombs end soon."""
+    """One server for all bombs; the compilers of one caller get a few seconds: they end soon."""
+    hasty = {"compile_timeout_s": COMPILE_S, "max_compile_timeout_s": COMPILE_S}
     flags = {
         "pool": {"languages": ["python"], "min": 1, "max": 2},
-        "limits": {"compile_timeout_s": COMPILE_S, "max_compile_timeout_s": COMPILE_S},
+        "policies": {"hasty": {"limits": hasty}},
+        "callers": {"hasty": {"policy": "hasty"}},
     }
     before = len(engine.containers(all=True))
+    descriptors, threads = held()
     async with open_runner(load(flags=flags)) as opened:
 
         async def go(language: str, code: str, **fields: object) -> Outcome:
             request = Request(language=language, code=code, **fields)  # type: ignore[arg-type]
-            with anyio.fail_after(60):
+            with anyio.fail_after(120):
                 outcome = await opened.execute(request)
             after = await opened.execute(Request(language="python", code="print('fine')"))
             assert (after.status, after.stdout.text) == (Status.SUCCESS, "fine\n")
@@ -41,6 +53,9 @@ async def run(engine: docker.APIClient) -> AsyncIterator[Run]:
 
         yield go
     assert len(engine.containers(all=True)) <= before + 16  # others' cells, beside none of ours
+    now = held()  # the worker threads stay for a while; there are 16 and the loop's own at most
+    assert now[0] <= descriptors + 4
+    assert now[1] <= threads + 20
 
 
 # --- at run time
@@ -225,6 +240,173 @@ RUNTIME: dict[str, tuple[str, str, set[Status]]] = {
     "double fork that holds stdout": ("bash", "(setsid sleep 99 &) & echo on", {OK}),
     "stops itself": ("bash", "kill -STOP $$", {TIMEOUT}),
     "kills all": ("bash", "kill -9 -1; echo on; kill -9 0", {OK, ERROR}),
+    # the same by other languages, whose own schedulers, heaps and libraries stand between
+    "go goroutines": (
+        "go",
+        "package main\nfunc main(){for{go func(){select{}}()}}",
+        {MEMORY, TIMEOUT},
+    ),
+    "go processes": (
+        "go",
+        'package main\nimport "os/exec"\nfunc main(){for{exec.Command("sleep","9").Start()}}',
+        {TIMEOUT, ERROR, MEMORY},
+    ),
+    "go recursion": (
+        "go",
+        "package main\nfunc f(n int)int{return f(n+1)+1}\nfunc main(){f(0)}",
+        {ERROR, MEMORY},
+    ),
+    "rust threads": (
+        "rust",
+        "fn main(){loop{let _=std::thread::Builder::new().spawn(||loop{std::thread::park()});}}",
+        {TIMEOUT, MEMORY},
+    ),
+    "rust recursion": (
+        "rust",
+        "fn f(n:u64)->u64{let a=[n;999];std::hint::black_box(&a);f(n+1)+a[0]}\nfn main(){f(0);}",
+        {ERROR},
+    ),
+    "rust aborts in a panic": (
+        "rust",
+        'struct D;impl Drop for D{fn drop(&mut self){panic!("two")}}\nfn main(){let _d=D;panic!("one")}',
+        {ERROR},
+    ),
+    "java threads": (
+        "java",
+        (
+            "class Main{public static void main(String[] v)throws Exception{for(;;)"
+            "new Thread(()->{for(;;)try{Thread.sleep(9999);}catch(Exception e){}}).start();}}"
+        ),
+        {TIMEOUT, ERROR, MEMORY},
+    ),
+    "java flood": (
+        "java",
+        'class Main{public static void main(String[] v){for(;;)System.out.println("x".repeat(9999));}}',
+        {FLOOD, TIMEOUT},
+    ),
+    "java hook that never ends": (
+        "java",
+        (
+            "class Main{public static void main(String[] v){Runtime.getRuntime().addShutdownHook("
+            "new Thread(()->{for(;;);}));}}"
+        ),
+        {TIMEOUT},
+    ),
+    "cpp new": (
+        "cpp",
+        "#include <cstring>\nint main(){for(;;)std::memset(new char[1<<22],1,1<<22);}",
+        {MEMORY},
+    ),
+    "cpp throws for ever": (
+        "cpp",
+        "int main(){for(;;)try{throw 1;}catch(int){}}",
+        {TIMEOUT},
+    ),
+    "c double fork": (
+        "c",
+        (
+            "#include <unistd.h>\nint main(void){if(!fork()){setsid();if(!fork())for(;;)pause();"
+            "_exit(0);}return 0;}"
+        ),
+        {OK},
+    ),
+    "c respawn": (
+        "c",
+        (
+            "#include <signal.h>\n#include <unistd.h>\nint main(void){sigset_t s;sigfillset(&s);"
+            "sigprocmask(SIG_BLOCK,&s,0);for(;;){if(fork()>0)_exit(0);setsid();}}"
+        ),
+        {OK, TIMEOUT},
+    ),
+    "c deaf to signals": (
+        "c",
+        "#include <signal.h>\nint main(void){for(int n=1;n<65;n++)signal(n,SIG_IGN);for(;;);}",
+        {TIMEOUT},
+    ),
+    "c interrupts itself": (
+        "c",
+        (
+            "#include <signal.h>\n#include <sys/time.h>\nvoid h(int n){(void)n;}\nint main(void)"
+            "{signal(SIGALRM,h);struct itimerval t={{0,1},{0,1}};setitimer(ITIMER_REAL,&t,0);for(;;);}"
+        ),
+        {TIMEOUT},
+    ),
+    "c address space": (
+        "c",
+        (
+            "#include <sys/mman.h>\nint main(void){while(mmap(0,1L<<30,PROT_READ,"
+            "MAP_PRIVATE|MAP_ANONYMOUS|MAP_NORESERVE,-1,0)!=MAP_FAILED);return 3;}"
+        ),
+        {ERROR},
+    ),
+    "c locked memory": (
+        "c",
+        (
+            "#include <stdlib.h>\n#include <sys/mman.h>\nint main(void){if(mlockall(MCL_FUTURE))"
+            "return 3;while(malloc(1<<22));return 3;}"
+        ),
+        {ERROR, MEMORY},
+    ),
+    "c watches": (
+        "c",
+        "#include <sys/inotify.h>\nint main(void){while(inotify_init()>=0);return 3;}",
+        {ERROR},
+    ),
+    "c timers": (
+        "c",
+        (
+            "#include <signal.h>\n#include <time.h>\nint main(void){timer_t t;"
+            "while(!timer_create(CLOCK_MONOTONIC,0,&t));return 3;}"
+        ),
+        {ERROR, TIMEOUT, MEMORY},
+    ),
+    "c pipes filled": (
+        "c",
+        (
+            "#define _GNU_SOURCE\n#include <fcntl.h>\n#include <unistd.h>\nint main(void){static char b[65536];int p[2];"
+            "while(!pipe2(p,O_NONBLOCK))while(write(p[1],b,sizeof b)>0);return 3;}"
+        ),
+        {ERROR, MEMORY},
+    ),
+    "ruby fork bomb": ("ruby", "loop { fork }", {TIMEOUT, ERROR}),
+    "ruby memory": ("ruby", "a = []; loop { a << 'x' * (1 << 22) }", {MEMORY, ERROR}),
+    "ruby symbols": ("ruby", "n = 0; loop { n.to_s.to_sym; n += 1 }", {TIMEOUT}),
+    "ruby exit handler": ("ruby", "at_exit { loop {} }; exit 0", {TIMEOUT}),
+    "php memory": ("php", "<?php $a=[]; while(1) $a[]=str_repeat('x',1<<22);", {MEMORY, ERROR}),
+    "php recursion": ("php", "<?php function f(){f();} f();", {MEMORY, ERROR}),
+    "php reads a device": ("php", "<?php $x = file_get_contents('/dev/zero');", {MEMORY, ERROR}),
+    "lua block": ("lua", "string.rep('x', 1 << 40)", {ERROR}),
+    "awk memory": ("awk", 'BEGIN { s = "x"; while (1) s = s s }', {MEMORY, ERROR}),
+    "perl descriptors": (
+        "perl",
+        "my @f; while (1) { open my $f, '<', '/dev/null' or die; push @f, $f }",
+        {ERROR},
+    ),
+    "sql block": ("sql", "SELECT length(randomblob(2000000000));", {ERROR, MEMORY}),
+    "sql cross join": (
+        "sql",
+        (
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n LIMIT 999) "
+            "SELECT count(*) FROM n a, n b, n c, n d;"
+        ),
+        {TIMEOUT},
+    ),
+    "bash symlinks in a ring": ("bash", "ln -s a b; ln -s b a; cat a", {ERROR}),
+    "bash proc flood": (
+        "bash",
+        "while :; do cat /proc/self/maps /proc/*/stat >/dev/null; done",
+        {TIMEOUT},
+    ),
+    "bash traps its exit": ("bash", "trap 'while :; do :; done' EXIT; exit 0", {TIMEOUT}),
+    "javascript exit handler": ("javascript", "process.on('exit', () => { for (;;); })", {TIMEOUT}),
+    "javascript workers": (
+        "javascript",
+        (
+            "const {Worker}=require('worker_threads');setInterval(()=>new Worker('for(;;);',{eval:true})"
+            ".on('error',()=>{}),1)"
+        ),
+        {TIMEOUT, ERROR, MEMORY},
+    ),
 }
 
 
@@ -310,7 +492,7 @@ COMPILED: dict[str, tuple[str, str]] = {
 @pytest.mark.parametrize("name", COMPILED)
 async def test_bomb_in_the_compiler_ends_within_the_compile_limits(run: Run, name: str) -> None:
     language, code = COMPILED[name]
-    outcome = await run(language, code, timeout_s=5)
+    outcome = await run(language, code, timeout_s=5, caller="hasty")
     assert outcome.status in {COMPILE, TIMEOUT, MEMORY}, (outcome.status, outcome.error_message)
     assert outcome.compile is not None
     assert outcome.stdout.text == ""

@@ -16,8 +16,9 @@ from codecell.backends.docker import seccomp
 from codecell.backends.docker.spec import container_spec
 from codecell.errors import ConfigurationError, RequestError
 from codecell.explanation import assigned, explain
+from codecell.files import path_error
 from codecell.languages import LANGUAGES
-from codecell.model import OUR_SECCOMP, Request, Seccomp
+from codecell.model import OUR_SECCOMP, Case, Input, Request, Seccomp
 from codecell.settings import LimitSettings, Settings, load
 
 GUEST: dict[str, Any] = {
@@ -226,22 +227,33 @@ def test_a_filter_that_is_no_json_is_refused(tmp_path: Path, text: bytes) -> Non
 
 _sizes = st.integers(1, 8)
 _policies = st.builds(
-    lambda languages, timeout, slack, memory, cpus, pids, chars, code, stdin, reuse, filter_: {
+    lambda languages, timeout, slack, memory, cpus, pids, chars, code, stdin, reuse, filter_, s: {
         "languages": languages,
         "reuse": reuse,
         "seccomp": filter_,
+        "sessions": s,
         "limits": {
             "timeout_s": timeout, "max_timeout_s": timeout + slack,
             "memory": memory * 2**27, "max_memory": memory * 2**27,
             "cpus": cpus / 4, "max_cpus": cpus / 4, "processes": pids, "max_processes": pids * 2,
             "output_chars": chars, "max_output_chars": chars, "code": code, "stdin": stdin,
+            "compile_timeout_s": timeout, "max_compile_timeout_s": timeout + slack, "tests": pids,
         },
     },
     st.none() | st.lists(st.sampled_from(list(LANGUAGES)), unique=True, max_size=4),
     st.floats(0.1, 50), st.floats(0, 50), _sizes, _sizes, st.integers(8, 256),
     st.integers(1, 1000), st.integers(1, 300), st.integers(1, 100),
     st.sampled_from([None, "never", "caller"]), st.sampled_from([None, "default", "no-sockets"]),
+    st.booleans(),
 )  # fmt: skip
+_inputs = st.builds(
+    Input,
+    path=st.sampled_from(["a", "../a", "/a", "main.py", "d/e"]),
+    content=st.binary(max_size=9),
+)
+_cases = st.builds(
+    Case, stdin=st.sampled_from([b"", b"a", b"b" * 101]), timeout_s=st.none() | st.floats()
+)
 _requests = st.builds(
     Request,
     language=st.sampled_from([name for x in LANGUAGES.values() for name in x.names]) | st.text(),
@@ -250,6 +262,11 @@ _requests = st.builds(
     args=st.lists(st.text(max_size=5), max_size=2).map(tuple),
     env=st.sampled_from([(), (("A", "b"),), (("NODE_OPTIONS", ""),), (("LANG", "C"),)]),
     timeout_s=st.none() | st.floats(),
+    files=st.just(()) | st.lists(_inputs, max_size=3).map(tuple),
+    entrypoint=st.sampled_from([None, "a", "../../etc/passwd"]),
+    tests=st.just(()) | st.lists(_cases, max_size=12).map(tuple),
+    session_id=st.sampled_from([None, "new", "s", "../s", "x" * 65]),
+    max_output_tokens=st.none() | st.integers(),
     caller=st.sampled_from(["bob", "ann", "local", "guest", "policies.guest"]),
 )
 
@@ -286,6 +303,19 @@ def test_whatever_is_asked_for_stays_within_the_callers_own_policy(
         assert planned.limits.output_chars == limits.output_chars
         assert len(request.code.encode()) <= limits.code
         assert len(planned.stdin) <= limits.stdin
+        assert planned.limits.output_kill_bytes == limits.output_kill
+        assert planned.limits.stream_bytes == limits.stream
+        assert planned.limits.values_bytes == limits.values
+        assert cell.limits.sandbox_bytes + cell.limits.tmp_bytes <= limits.max_tmpfs
+        assert rules.sessions or planned.session_id is None
+        assert len(planned.cases) <= limits.tests
+        for step in planned.steps:
+            most = limits.max_timeout_s if step.kind == "run" else limits.max_compile_timeout_s
+            assert 0 < step.timeout_s <= most
+        for case in planned.cases:
+            assert case.timeout_s is None or 0 < case.timeout_s <= planned.limits.timeout_s
+        for file in planned.files:
+            assert path_error(file.path) is None
 
 
 # --- where values come from
