@@ -1,11 +1,13 @@
 """Fixtures shared by every suite: the real engine, a runner over it, and proof of a clean exit."""
 
+import importlib.util
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import docker
 import hypothesis
@@ -48,6 +50,35 @@ def engine() -> Iterator[docker.APIClient]:
 @pytest.fixture(scope="session")
 def settings() -> Settings:
     return load()
+
+
+def under_gvisor() -> bool:
+    """Tell whether these tests were asked to run under gVisor, as `make gvisor` does."""
+    return (load().engine.runtime or "").startswith("runsc")
+
+
+@pytest.fixture(scope="session")
+def gvisor() -> bool:
+    return under_gvisor()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Under gVisor leave out what the manifest says is otherwise there, and why."""
+    if not under_gvisor():
+        return
+    path = Path(__file__).parent / "security" / "requirements.py"
+    spec = importlib.util.spec_from_file_location("security_requirements", path)
+    assert spec is not None
+    assert spec.loader is not None
+    manifest = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(manifest)
+    otherwise = [
+        item for item in items
+        if item.nodeid.partition("[")[0].removeprefix("tests/") in manifest.OTHERWISE
+    ]  # fmt: skip
+    if otherwise:
+        config.hook.pytest_deselected(items=otherwise)
+        items[:] = [item for item in items if item not in otherwise]
 
 
 @pytest.fixture

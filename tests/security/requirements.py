@@ -12,6 +12,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
 OPEN, CLOSE = "<!-- guarantees -->", "<!-- /guarantees -->"
+OPEN_GVISOR, CLOSE_GVISOR = "<!-- gvisor -->", "<!-- /gvisor -->"
 
 
 @dataclass(frozen=True, slots=True)
@@ -488,6 +489,48 @@ REQUIREMENTS: dict[str, Requirement] = {
 }
 
 
+SEEN = "a program's processes are gVisor's own, and the host sees none of them"
+# What the tests under gVisor leave out (`make gvisor`), with what is so there instead.
+OTHERWISE: dict[str, str] = {
+    "security/test_privileges.py::test_machine_code_for_the_32_bit_and_x32_doors_dies_of_sigsys":
+        "the doors lead into gVisor's own kernel, which answers",
+    "security/test_processes.py::test_signalling_the_agent_changes_nothing":
+        "signals to the agent are refused (`gvisor:agent-apart`) and not without effect",
+    "security/test_processes.py::test_starving_the_agent_by_limits_and_priorities_is_refused":
+        "setting the agent's priority is allowed and has no effect; its limits can't be set",
+    "security/test_processes.py::test_reading_the_agent_through_proc_is_denied":
+        "the agent's environment (constants) and memory map are told; memory and stream are closed",
+    "security/test_cells.py::test_looking_for_the_host_finds_constants":
+        "the container's id is told (`/proc/self/cgroup`); it opens nothing",
+    "security/test_cells.py::test_ended_run_leaves_no_process_and_no_container": SEEN,
+    "security/test_cells.py::test_cancelled_run_leaves_no_process_and_no_container": SEEN,
+    "security/test_cells.py::test_kill_9_of_the_server_leaves_nothing_behind_within_5_seconds":
+        SEEN,
+    "security/test_sessions.py::test_kill_9_of_the_server_ends_its_sessions": SEEN,
+    "security/test_filesystem.py::test_writing_everywhere_succeeds_in_the_scratch_places_alone":
+        "there is no /dev/mqueue",
+    "security/test_filesystem.py::test_mount_table_has_no_host_directory_and_no_socket":
+        "/dev has `fuse` and `net/tun` of gVisor's own kernel; no device of the host",
+    "security/test_filesystem.py::test_flood_of_empty_files_ends_with_no_space":
+        "files in a tmpfs are not counted; they cost the cell's memory, which is",
+    "security/test_filesystem.py::"
+    "test_scratch_places_have_no_setuid_no_devices_and_only_sandbox_executes":
+        "`noexec` is kept, but the mount options are not all told; setuid has no effect",
+    "security/test_resources.py::test_forking_until_it_fails_stops_at_the_process_limit":
+        "gVisor's own share of fifty processes is more than 256 MiB; with more memory the limit "
+        "holds (`gvisor:process-limit`)",
+    "security/test_resources.py::test_burning_on_four_processes_gets_the_cells_share_of_cpu":
+        "the quota is the host's and holds, but CPU time is counted by gVisor, which also counts "
+        "what it waits for",
+}  # fmt: skip
+
+
+def otherwise() -> str:
+    """Return the list of SECURITY.md."""
+    lines = ["| Test | Under gVisor |", "|---|---|"]
+    return "\n".join([*lines, *(f"| `{test}` | {why} |" for test, why in OTHERWISE.items())])
+
+
 def marks() -> Iterator[tuple[str, str]]:
     """Yield (requirement ID, test) for every mark under tests/, read without importing anything."""
     for path in sorted(TESTS.rglob("test_*.py")):
@@ -524,3 +567,4 @@ def table() -> str:
 
 if __name__ == "__main__":
     sys.stdout.write(f"{OPEN}\n{table()}\n{CLOSE}\n")
+    sys.stdout.write(f"{OPEN_GVISOR}\n{otherwise()}\n{CLOSE_GVISOR}\n")

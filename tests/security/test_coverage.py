@@ -54,6 +54,14 @@ def test_guarantees_are_sentences() -> None:
         assert "|" not in requirement.guarantee + requirement.mechanism
 
 
+def test_what_is_otherwise_under_gvisor_is_told_and_names_real_tests() -> None:
+    known = {test for _, test in MANIFEST.marks()}
+    assert set(MANIFEST.OTHERWISE) - known == set()
+    text = SECURITY.read_text(encoding="utf-8")
+    shown = text.partition(MANIFEST.OPEN_GVISOR)[2].partition(MANIFEST.CLOSE_GVISOR)[0].strip()
+    assert shown == MANIFEST.otherwise()
+
+
 def test_security_md_has_exactly_this_table() -> None:
     text = SECURITY.read_text(encoding="utf-8")
     assert text.count(MANIFEST.OPEN) == text.count(MANIFEST.CLOSE) == 1

@@ -27,7 +27,8 @@ print(json.dumps({
                 if l.startswith("nameserver") and "127.0.0.1" not in l],
 }))
 """)
-    assert found == {"interfaces": ["lo"], "routes": [], "routes6": ["lo"], "servers": []}
+    assert set(found.pop("routes6")) <= {"lo"}  # gVisor lists none
+    assert found == {"interfaces": ["lo"], "routes": [], "servers": []}
 
 
 @pytest.mark.requirement("net:loopback-host-unreachable")

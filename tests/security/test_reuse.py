@@ -48,7 +48,8 @@ async def told(run: Run, code: str, **who: str) -> Any:
 SYSV = ("shm", "sem", "msg")
 UID = "import json, os; print(json.dumps(os.getuid()))"
 LOOK = f"""
-import json, os, resource, signal, sys
+import ctypes, json, os, resource, signal, sys
+libc = ctypes.CDLL(None)
 found = {{place: sorted(os.listdir(place)) for place in {PLACES!r} if os.path.isdir(place)}}
 found["/sandbox"].remove("main.py")
 print(json.dumps({{
@@ -58,7 +59,10 @@ print(json.dumps({{
     "mode": oct(os.stat("/sandbox").st_mode),
     "processes": sorted(int(name) for name in os.listdir("/proc") if name.isdigit()) [2:],
     "descriptors": sorted(int(name) for name in os.listdir("/proc/self/fd"))[:-1],
-    "sysv": [open("/proc/sysvipc/" + kind).read().count("\\n") - 1 for kind in {SYSV!r}],
+    "sysv": [open("/proc/sysvipc/" + kind).read().count("\\n") - 1 for kind in {SYSV!r}
+             if os.path.isdir("/proc/sysvipc")],
+    "ipc": [libc.shmget(0x1234, 0, 0), libc.semget(0x1234, 0, 0), libc.msgget(0x1234, 0),
+            libc.mq_open(b"/queue", os.O_RDWR)],
     "unix": open("/proc/net/unix").read().count("\\n") - 1,
     "tcp": open("/proc/net/tcp").read().count("\\n") - 1,
     "environment": sorted(os.environ),
@@ -127,7 +131,8 @@ async def test_what_a_run_leaves_behind_is_gone_in_the_next_one_of_the_same_cell
         told_of.pop("processes"), told_of.pop("cwd")
     assert after == before
     assert not any(after["files"].values())
-    assert after["sysv"] == [0, 0, 0]
+    assert not any(after["sysv"])
+    assert after["ipc"] == [-1] * 4
 
 
 @pytest.mark.requirement("reuse:no-process")
