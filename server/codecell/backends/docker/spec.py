@@ -118,8 +118,8 @@ def container_spec(
         "Entrypoint": list(command),
         "Cmd": [],
         # Numeric and of this cell alone: per-uid quotas (inotify, pipes, keys) are not namespaced.
-        # Under gVisor the agent is root of gVisor's kernel, which is nobody on the host, and only
-        # the program is `uid`: see `Runtime.agent_apart`.
+        # Under gVisor the agent is root of gVisor's kernel, a process that has no capability on the
+        # host, and only the program is `uid`: see `Runtime.agent_apart`.
         "User": "0:0" if runtime.agent_apart else f"{uid}:{uid}",
         # From scratch, never the server's; the agent adds the request's own to the program alone.
         "Env": [f"{name}={value}" for name, value in ENVIRONMENT.items()],
