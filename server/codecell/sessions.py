@@ -241,6 +241,7 @@ class Sessions:
         self._open: dict[tuple[str, str], Session] = {}
         self._past: OrderedDict[tuple[str, str], str] = OrderedDict()
         self._changed = anyio.Event()
+        self._soonest = float("inf")  # when time is looked at next
 
     @asynccontextmanager
     async def turn(self, plan: Plan, name: str) -> AsyncIterator[Turn]:
@@ -258,7 +259,7 @@ class Sessions:
             session.turn.release()
             if not session.cells:  # no cell could be had: there is nothing to come back to
                 self.end(session, "closed", "it never had a cell")
-            self._wake()
+            self._wake(session)
 
     async def _enter(self, plan: Plan, name: str) -> tuple[Session, Turn]:
         name = secrets.token_hex(16) if name == NEW else name
@@ -291,7 +292,7 @@ class Sessions:
             self.end(victim, "evicted", f"evicted, it was idle for {now - victim.used:.0f} s")
         key = (plan.caller, name)
         session = self._open[key] = Session(name, plan.caller)
-        self._wake()
+        self._wake(session)
         self.tell("opened", session, plan.language)
         past = self._past.pop(key, None)
         return session, past and f"An earlier session of this name is gone: {past}."
@@ -395,8 +396,10 @@ class Sessions:
 
     # time
 
-    def _wake(self) -> None:
-        self._changed.set()
+    def _wake(self, session: Session) -> None:
+        """Have time looked at again where this session's is over sooner than that of the others."""
+        if tenure.expiry(session, self.settings)[0] < self._soonest:
+            self._changed.set()
 
     async def keep_time(self) -> None:
         """Close what has been idle too long or is too old, as long as the server is up."""
@@ -412,5 +415,6 @@ class Sessions:
                 else:
                     soonest = min(soonest, due)
             self._changed = anyio.Event()
+            self._soonest = soonest
             with anyio.move_on_after(soonest - now):
                 await self._changed.wait()

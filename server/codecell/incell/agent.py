@@ -56,8 +56,10 @@ if TYPE_CHECKING:
 else:
     import _signal as signal  # see child.py
 
+MOMENT_S = 0.0003  # longest wait for a program's end before what it printed goes out
 DRAIN_S = 2.0  # longest wait for the end of the output once every process is dead
 DELIVER_MOST = 64  # frames of files before another look at the stream
+SHORT = 4096  # bytes that may be the last ones of a step
 REAP_MOST = 64  # dead processes before another look at the clock and the stream
 DUD, FAULTY = 71, 70  # exit codes: the waiting process died; the agent failed
 
@@ -367,7 +369,9 @@ class Agent:
         output = run.outputs[kind]
         keep = output.take(chunk[:count])
         if keep:
-            self.channel.pass_on(kind, run.number, keep)
+            # What it prints last goes with the report: all between here and there wake once less.
+            late = run.status is not None or (count < SHORT and self.ends(run))
+            self.channel.pass_on(kind, run.number, keep, now=not late)
         if run.done:
             run.drained += count
         if run.too_much and run.status is None and not run.ended:
@@ -377,6 +381,11 @@ class Agent:
             del run.child.pipes[fd]
             return False
         return True
+
+    def ends(self, run: Run) -> bool:
+        """Wait a moment for the end of a program that has just printed something."""
+        news = run.child.oops if run.step else self.wake_r
+        return bool(select.select((news,), (), (), MOMENT_S)[0])
 
     def pass_ends(self, run: Run) -> bool:
         """Send the ends of the streams as far as there is room; true when all is sent."""
@@ -412,7 +421,10 @@ class Agent:
                 timeout_s = 0.0  # what is in the pipes is all there is to come
         elif self.outbox is not None and self.channel.room:
             timeout_s = 0.0
-        return dict(poller.poll(None if timeout_s == NEVER else timeout_s * 1000 + 0.5))
+        if timeout_s == NEVER:
+            return dict(poller.poll())
+        # Rounded up, so that a deadline has passed then; but not to look is not to wait.
+        return dict(poller.poll(timeout_s * 1000 + 0.5 if timeout_s else 0))
 
     def welcome(self, spare: Child) -> None:
         """Say that a child waits, or give the cell up."""
@@ -424,8 +436,6 @@ class Agent:
     def loop(self) -> NoReturn:
         while True:
             ready = self.poll()
-            if self.channel.output in ready:
-                self.channel.flush()
             if self.wake_r in ready:
                 self.reap()
             if self.spare is not None and self.spare.oops in ready:
@@ -437,13 +447,15 @@ class Agent:
                 self.serve(self.run, ready)
             elif self.outbox is not None:
                 self.deliver(self.outbox)
+            if self.channel.output in ready:
+                self.channel.flush()
 
     def serve(self, run: Run, ready: dict[int, int]) -> None:
         """Move output, and see whether the run is over."""
         for fd in list(run.child.pipes):
             if fd in ready and self.channel.room:
                 self.pump(run, fd)
-        if run.step and run.status is None and run.child.oops in ready:
+        if run.step and run.status is None and not self.session.deaf:
             code = self.session.heard(run.number)
             if code is not None:
                 # As wait4 would have it: an exit code, or the signal that it was interrupted by.
@@ -451,34 +463,26 @@ class Agent:
                 run.over("exited")
                 run.deadline = time.monotonic() + DRAIN_S
                 run.gather()
-                return
         late = time.monotonic() >= run.deadline
         if run.status is None:
             if late and run.ended:
                 self.end(run, run.ending)
             elif late:
                 self.stop(run, "timeout")
-        elif late or (self.at_end(run, ready) and self.pass_ends(run)):
+        elif late or (self.at_end(run) and self.pass_ends(run)):
             self.finish(run)
 
-    def at_end(self, run: Run, ready: dict[int, int]) -> bool:
+    def at_end(self, run: Run) -> bool:
         """Tell whether all output is in: nobody is left who could write more, or none waits."""
-        return (
-            not run.child.pipes
-            or (run.parting and self.drained(run))
-            or (run.done and self.dry(run, ready))
-        )
-
-    def dry(self, run: Run, ready: dict[int, int]) -> bool:
-        """Tell whether all that a step printed has been taken; what lives on may print for ever."""
-        if run.drained > 2 * DRAIN_BYTES:
-            return True
-        return self.channel.room and not any(fd in ready for fd in run.child.pipes)
+        return not run.child.pipes or ((run.parting or run.done) and self.drained(run))
 
     def drained(self, run: Run) -> bool:
-        """Move what is left in the pipes of the dead; false while there is no room for it."""
+        """Move what is left in the pipes; false while there is no room for it.
+
+        What lives on after a step may print for ever.
+        """
         for fd in list(run.child.pipes):
-            while self.channel.room and self.pump(run, fd):
+            while self.channel.room and run.drained <= 2 * DRAIN_BYTES and self.pump(run, fd):
                 pass
         return self.channel.room
 

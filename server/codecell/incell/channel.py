@@ -73,11 +73,12 @@ class Channel:
         start = self._out_end + HEADER.size
         return self._out[start : start + CHUNK]
 
-    def pass_on(self, kind: int, run: int, size: int) -> None:
-        """Send so many bytes of `chunk`."""
+    def pass_on(self, kind: int, run: int, size: int, *, now: bool = True) -> None:
+        """Send so many bytes of `chunk`, now or with the next frame."""
         HEADER.pack_into(self._out, self._out_end, MAGIC, kind, run, size)
         self._out_end += HEADER.size + size
-        self.flush()
+        if now:
+            self.flush()
 
     def flush(self) -> None:
         """Hand on what the stream takes without waiting.
