@@ -429,6 +429,11 @@ REQUIREMENTS: dict[str, Requirement] = {
         "Bombs, floods and endless programs end under gVisor as well.",
         "the agent's deadline; the server's own behind it; cgroup limits around the sandbox",
     ),
+    "gvisor:probes": Requirement(
+        "Under gVisor too every probe of `codecell doctor --attack` holds, or says why it says "
+        "nothing there.",
+        "the catalogue knows what gVisor's own kernel answers",
+    ),
     "gvisor:no-fallback": Requirement(
         "A runtime that the engine lacks is never replaced by another: nothing runs.",
         "the engine's list of runtimes is read before a cell is made",

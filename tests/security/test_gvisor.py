@@ -14,9 +14,11 @@ import pytest
 
 from codecell import recipes
 from codecell.app import open_runner
+from codecell.attack.assault import opened
+from codecell.attack.catalogue import State
 from codecell.backends.docker.images import list_images
 from codecell.backends.docker.runtimes import Kernel, read_runtimes
-from codecell.model import Outcome, Request, Status
+from codecell.model import Input, Outcome, Request, Status
 from codecell.settings import Settings, load
 
 pytestmark = [pytest.mark.anyio, pytest.mark.docker]
@@ -39,8 +41,8 @@ def settings(engine: docker.APIClient) -> Settings:
 
 @pytest.fixture(scope="module")
 async def runner(engine: docker.APIClient, settings: Settings) -> AsyncIterator[Any]:
-    async with open_runner(settings) as opened:
-        yield opened
+    async with open_runner(settings) as one:
+        yield one
 
 
 @pytest.mark.requirement("gvisor:kernel")
@@ -235,17 +237,52 @@ async def test_flood_ends_as_output_limit(execute: Execute) -> None:
 async def test_reused_cell_under_gvisor_is_wiped(engine: docker.APIClient) -> None:
     pool = {"languages": ["python"], "min": 1, "max": 1, "reuse": "caller"}
     flags = {"engine": {"runtime": "runsc"}, "pool": pool}
-    async with open_runner(load(flags=flags)) as opened:
+    async with open_runner(load(flags=flags)) as one:
         leave = Request(
             language="python",
             code="import os\nfor place in ('/sandbox', '/tmp', '/dev/shm'):\n"
             " os.makedirs(f'{place}/a/b'); open(f'{place}/a/b/c', 'w').write('x')\n"
-            " os.chmod(f'{place}/a', 0)",
+            " os.chmod(f'{place}/a', 0)\n"
+            "import ctypes; libc = ctypes.CDLL(None); os.chmod('/sandbox', 0o777)\n"
+            "made = libc.shmget(7, 9, 0o1666), libc.semget(7, 1, 0o1666), libc.msgget(7, 0o1666)\n"
+            "assert min(made) >= 0 and libc.mq_open(b'/q', os.O_CREAT, 0o666, None) < 0",
         )
-        assert (await opened.execute(leave)).status is Status.SUCCESS
-        look = "import os; print([os.listdir(p) for p in ('/sandbox', '/tmp', '/dev/shm')])"
-        found = await opened.execute(Request(language="python", code=look))
+        left = await one.execute(leave)
+        assert left.status is Status.SUCCESS, left.stderr.text
+        look = (
+            "import ctypes, os; libc = ctypes.CDLL(None)\n"
+            "assert [libc.shmget(7, 0, 0), libc.semget(7, 0, 0), libc.msgget(7, 0)] == [-1] * 3\n"
+            "assert os.stat('/sandbox').st_mode & 0o777 == 0o700\n"
+            "print([os.listdir(p) for p in ('/sandbox', '/tmp', '/dev/shm')])"
+        )
+        found = await one.execute(Request(language="python", code=look))
     assert found.stdout.text == "[['main.py'], [], []]\n", found.error_message
+
+
+@pytest.mark.requirement("gvisor:probes")
+async def test_every_probe_holds_or_says_why_it_says_nothing(settings: Settings) -> None:
+    with anyio.fail_after(150):
+        async with opened(settings, "python") as assault:
+            found = {verdict.id: verdict for verdict in await assault.all()}
+    broken = {name: v.detail for name, v in found.items() if v.state is State.BROKEN}
+    assert broken == {}
+    silent = {name for name, v in found.items() if v.state is State.NOT_APPLICABLE}
+    assert silent == {
+        "fs.masked", "fs.mount-options", "fs.devices", "agent.layout", "host.container-id",
+        "bomb.inodes",
+    }  # fmt: skip
+
+
+@pytest.mark.requirement("gvisor:kernel")
+async def test_what_a_program_is_sent_is_its_own(facts: Facts) -> None:
+    files = (Input(path="lib/data.txt", content=b"sent"),)
+    found = await facts(
+        "import json, os\nopen('lib/data.txt', 'a').write(' and changed')\n"
+        "open('lib/more.txt', 'w').close()\n"
+        "print(json.dumps([os.stat(p).st_uid - os.getuid() for p in ('lib', 'lib/data.txt')]))",
+        files=files,
+    )
+    assert found == [0, 0]
 
 
 @pytest.mark.requirement("gvisor:no-fallback")
@@ -253,8 +290,8 @@ async def test_a_runtime_that_the_engine_lacks_is_never_replaced_by_another(
     engine: docker.APIClient,
 ) -> None:
     flags = {"engine": {"runtime": "runsc-of-nobody"}, "pool": {"min": 0, "max": 0}}
-    async with open_runner(load(flags=flags)) as opened:
-        outcome = await opened.execute(Request(language="python", code="print(1)"))
+    async with open_runner(load(flags=flags)) as one:
+        outcome = await one.execute(Request(language="python", code="print(1)"))
     assert outcome.status is Status.SETUP_ERROR
     assert "runsc-of-nobody" in (outcome.error_message or "")
     assert (outcome.stdout.text, outcome.isolation.kernel) == ("", "none")
