@@ -18,7 +18,7 @@ UTF8_MAX = 4  # bytes of the longest character
 def shares(limits: RunLimits) -> tuple[int, int]:
     """Return how many bytes of a stream's beginning, and of its end, leave the cell."""
     tail = limits.output_chars * UTF8_MAX // 2
-    return max(limits.stream_bytes, limits.output_chars * UTF8_MAX) - tail, tail
+    return max(limits.stream_bytes, limits.output_chars * UTF8_MAX - tail), tail
 
 
 def allot(lengths: Mapping[str, int], room: int) -> dict[str, int]:

@@ -10,7 +10,6 @@ import pytest
 from codecell.app import open_runner
 from codecell.errors import RequestError, ResourceNotFound
 from codecell.model import Input, Outcome, Request, Status, Why
-from codecell.output import shares
 from codecell.runner import Runner
 from codecell.settings import load
 
@@ -397,7 +396,7 @@ async def test_a_long_output_can_be_read_from_its_beginning(
     item = cold_runner.store.find(shown.uri or "", "local")
     assert item.size == shown.stored_bytes
     limits = outcome.plan.limits
-    most = limits.stream_bytes if size <= limits.stream_bytes else shares(limits)[0]
+    most = limits.stream_bytes
     assert cold_runner.store.read(item) == data[:most]
 
 
@@ -411,7 +410,7 @@ async def test_a_larger_cap_keeps_more(engine: Any) -> None:
             )
         )
         item = runner.store.find(outcome.stderr.uri or "", "local")
-        assert item.size == outcome.plan.limits.stream_bytes - outcome.plan.limits.output_chars * 2
+        assert item.size == outcome.plan.limits.stream_bytes
         assert runner.store.read(item, 5_000_000, 100_000) == b"%099999d\n" % 50
         assert (
             outcome.stderr.sha256

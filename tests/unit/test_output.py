@@ -150,7 +150,7 @@ LIMITS = RunLimits(timeout_s=1, output_chars=100, output_kill_bytes=1, stream_by
 
 
 def test_what_leaves_the_cell_holds_all_that_can_be_shown() -> None:
-    assert shares(LIMITS) == (800, 200)
+    assert shares(LIMITS) == (1000, 200)
     assert shares(replace(LIMITS, stream_bytes=10)) == (200, 200)
 
 
