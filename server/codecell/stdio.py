@@ -81,6 +81,7 @@ def serve(settings: Settings, wire: Wire) -> int:
 async def _serve(settings: Settings, wire: Wire) -> int:
     # Here and not above: what these print when they are imported must not reach the wire. The SDK
     # first: cells that start meanwhile would delay the answer to `initialize` by half a second.
+    from codecell import otlp
     from codecell.app import open_runner
     from codecell.attack.gate import UNSAFE, guarding
     from codecell.tools import build_server
@@ -105,7 +106,12 @@ async def _serve(settings: Settings, wire: Wire) -> int:
 
             watch.start_soon(leaving.on_signal, leave)
             gates = guarding(settings, watch, lambda: leave(UNSAFE))
-            async with open_runner(settings, observers=(*gates, *spans)) as runner:
+            metrics = otlp.sender()
+            counts = (metrics,) if metrics is not None else ()
+            async with open_runner(settings, observers=(*gates, *spans, *counts)) as runner:
+                if metrics is not None:
+                    metrics.watch_pool(runner.census)
+                    otlp.send(metrics, watch)
                 server = build_server(runner, settings)
                 async with _streams(wire) as (incoming, outgoing):
                     await server.run(incoming, outgoing, server.create_initialization_options())

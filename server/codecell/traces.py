@@ -19,10 +19,11 @@ from codecell.observer import Observer, Phase, Place, Run
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
+    from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span
 
-ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+LAST_WITHIN_S = 0.5
 _NAMES = {
     Phase.QUEUED: "queue",
     Phase.STARTING: "start",
@@ -32,13 +33,26 @@ _NAMES = {
 }
 
 
-def wanted(environment: Mapping[str, str]) -> bool:
-    """Tell whether the operator has said where traces go; pure."""
+def wanted(environment: Mapping[str, str], signal: str = "TRACES") -> bool:
+    """Tell whether the operator has said where a signal (TRACES, METRICS) goes; pure."""
     if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return False
-    if environment.get("OTEL_TRACES_EXPORTER", "otlp").strip().lower() == "none":
+    if environment.get(f"OTEL_{signal}_EXPORTER", "otlp").strip().lower() == "none":
         return False
-    return any(environment.get(name, "").strip() for name in ENDPOINTS)
+    endpoints = (f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    return any(environment.get(name, "").strip() for name in endpoints)
+
+
+def resource() -> "Resource":
+    """Say who sends."""
+    from opentelemetry.sdk.resources import Resource
+
+    from codecell import __version__
+
+    about = {"service.version": __version__}
+    if "OTEL_SERVICE_NAME" not in os.environ:
+        about["service.name"] = "codecell"
+    return Resource.create(about)
 
 
 @asynccontextmanager
@@ -52,22 +66,16 @@ async def traced() -> "AsyncIterator[tuple[Observer, ...]]":
         return
     from opentelemetry import trace
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-    from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    from codecell import __version__
-
-    about = {"service.version": __version__}
-    if "OTEL_SERVICE_NAME" not in os.environ:
-        about["service.name"] = "codecell"
-    provider = TracerProvider(resource=Resource.create(about))
+    provider = TracerProvider(resource=resource())
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)  # the SDK's server spans go the same way
     try:
         yield (Traces(provider),)
     finally:
-        with anyio.CancelScope(shield=True):  # `leaving` bounds how long
+        with anyio.move_on_after(LAST_WITHIN_S, shield=True):
             await anyio.to_thread.run_sync(provider.shutdown, abandon_on_cancel=True)
 
 

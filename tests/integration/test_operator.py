@@ -18,6 +18,9 @@ import anyio
 import httpx2
 import pytest
 from mcp import Client, StdioServerParameters
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+)
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -143,6 +146,7 @@ class Collector(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Receive)
         self.spans: list[Any] = []
+        self.metrics: dict[str, Any] = {}
         self.raw = b""
 
 
@@ -154,10 +158,15 @@ class Receive(BaseHTTPRequestHandler):
         if self.headers.get("content-encoding") == "gzip":
             body = gzip.decompress(body)
         self.server.raw += body
-        message = ExportTraceServiceRequest.FromString(body)
-        for resource in message.resource_spans:
-            for scope in resource.scope_spans:
-                self.server.spans += scope.spans
+        if self.path == "/v1/metrics":
+            latest = ExportMetricsServiceRequest.FromString(body)
+            for metrics in latest.resource_metrics:
+                for counted in metrics.scope_metrics:
+                    self.server.metrics = {each.name: each for each in counted.metrics}
+        else:
+            for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+                for scope in resource.scope_spans:
+                    self.server.spans += scope.spans
         self.send_response(200)
         self.end_headers()
 
@@ -171,6 +180,51 @@ def collector() -> Iterator[Collector]:
         threading.Thread(target=listening.serve_forever, daemon=True).start()
         yield listening
         listening.shutdown()
+
+
+@pytest.mark.parametrize("way", ["http", "stdio"])
+async def test_the_numbers_are_sent_as_they_are_scraped(
+    collector: Collector, serve_http: Callable[..., Any], way: str
+) -> None:
+    variables = {
+        **ONE_LANGUAGE,
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.server_port}",
+        "OTEL_METRIC_EXPORT_INTERVAL": "200",
+    }
+    server = serve_http("http", **variables) if way == "http" else None
+    command = ["-m", "codecell", "serve"]
+    target: Any = (
+        server.url
+        if server
+        else StdioServerParameters(
+            command=sys.executable, args=command, env={**os.environ, **variables}
+        )
+    )
+    async with Client(target) as client:
+        await call(client, "exit 3")
+        await call(client, "exit 4")
+        with anyio.fail_after(30):
+            while "codecell_request_seconds" not in collector.metrics or (
+                collector.metrics["codecell_request_seconds"].histogram.data_points[0].count < 2
+            ):
+                await anyio.sleep(0.05)
+        sent = dict(collector.metrics)
+    (runs,) = sent["codecell_runs"].sum.data_points
+    assert {label.key: label.value.string_value for label in runs.attributes} == {
+        "language": "bash",
+        "status": "execution_error",
+    }
+    assert (runs.as_double, sent["codecell_runs"].sum.is_monotonic) == (2, True)
+    (ran,) = sent["codecell_run_seconds"].histogram.data_points
+    assert sum(ran.bucket_counts) == ran.count == 2
+    assert len(ran.bucket_counts) == len(ran.explicit_bounds) + 1
+    assert ran.sum > 0
+    states = sent["codecell_pool_cells"].gauge.data_points
+    assert {label.value.string_value for each in states for label in each.attributes} >= {"ready"}
+    if server is not None:
+        scraped = {name.partition("{")[0] for name in await scrape(server.base)}
+        assert len(sent) > 12
+        assert all(any(name.startswith(one) for name in scraped) for one in sent)
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])

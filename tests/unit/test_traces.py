@@ -14,7 +14,7 @@ from codecell.observer import Observers
 from codecell.pool import Pool
 from codecell.runner import Runner
 from codecell.settings import PoolSettings, Settings
-from codecell.traces import ENDPOINTS, Traces, wanted
+from codecell.traces import Traces, wanted
 
 pytestmark = pytest.mark.anyio
 SETTINGS = Settings.model_construct(pool=PoolSettings(min=0, max=0))
@@ -64,11 +64,13 @@ async def test_our_failure_is_an_error_and_a_programs_is_not() -> None:
     assert (last.status.status_code, last.status.description) == (StatusCode.ERROR, "away")
 
 
-@pytest.mark.parametrize("name", ENDPOINTS)
-def test_traces_are_wanted_when_there_is_somewhere_to_send_them(name: str) -> None:
+@pytest.mark.parametrize("signal", ["TRACES", "METRICS"])
+@pytest.mark.parametrize("of", ["_{}", ""])
+def test_a_signal_is_wanted_when_there_is_somewhere_to_send_it(signal: str, of: str) -> None:
+    name = f"OTEL_EXPORTER_OTLP{of.format(signal)}_ENDPOINT"
     endpoint = {name: "http://127.0.0.1:4318"}
-    assert wanted(endpoint)
-    assert not wanted({})
-    assert not wanted({name: " "})
-    assert not wanted({**endpoint, "OTEL_SDK_DISABLED": "true"})
-    assert not wanted({**endpoint, "OTEL_TRACES_EXPORTER": "none"})
+    assert wanted(endpoint, signal)
+    assert not wanted({}, signal)
+    assert not wanted({name: " "}, signal)
+    assert not wanted({**endpoint, "OTEL_SDK_DISABLED": "true"}, signal)
+    assert not wanted({**endpoint, f"OTEL_{signal}_EXPORTER": "none"}, signal)

@@ -68,6 +68,7 @@ def check(settings: Settings) -> None:
 async def _serve(settings: Settings, transport: str, announce: Callable[[str], None]) -> int:
     import uvicorn
 
+    from codecell import otlp
     from codecell.app import open_runner
     from codecell.attack.gate import UNSAFE, guarding
     from codecell.http.app import MCP_PATH, SSE_PATH, build_app, caller_of
@@ -149,6 +150,7 @@ async def _serve(settings: Settings, transport: str, announce: Callable[[str], N
             await watch.start(leaving.on_signal, leave)  # before anybody is told that it serves
             path = SSE_PATH if transport == "sse" else MCP_PATH
             announce(f"{'https' if http.tls else 'http'}://{_address(listener)}{path}")
+            otlp.send(metrics, watch)
             await server.serve(sockets=[listener])
         watch.cancel_scope.cancel()
     return status
