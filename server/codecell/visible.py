@@ -12,16 +12,26 @@ _UNSAFE = re.compile(
 
 def harmless(text: str) -> str:
     """Make control, bidi and tag characters visible; newline and tab stay what they are."""
-    return _UNSAFE.sub(_visible, text)
+    return _UNSAFE.sub(lambda match: _VISIBLE[match[0]], text)
 
 
-def _visible(match: re.Match[str]) -> str:
-    code = ord(match[0])
+class _Visible(dict[str, str]):
+    """What stands for an unsafe character; each is worked out once."""
+
+    def __missing__(self, char: str) -> str:
+        self[char] = shown = _shown(ord(char))
+        return shown
+
+
+def _shown(code: int) -> str:
     if code < 0x20:
         return chr(0x2400 + code)  # the picture of a control character, such as ␛
     if code == 0x7F:
         return "\u2421"
     return f"<U+{code:04X}>"
+
+
+_VISIBLE = _Visible()
 
 
 def size(count: int) -> str:
