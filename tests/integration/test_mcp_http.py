@@ -293,6 +293,34 @@ async def test_a_caller_with_a_token(
             await client.list_tools()
 
 
+@pytest.mark.requirement("store:caller")
+async def test_what_one_caller_stored_does_not_exist_for_another(
+    guarded: tuple[Any, dict[str, str]],
+) -> None:
+    server, tokens = guarded
+    async with (
+        shown(f"{server.base}/mcp", "auto", tokens["ann"]) as ann,
+        shown(f"{server.base}/mcp", "auto", tokens["reader"]) as reader,
+        shown(f"{server.base}/mcp", "auto", tokens["limited"]) as other,
+    ):
+        result = await run(ann, "open('mine', 'w').write('m'); print('o' * 200_000)")
+        addresses = [result["files"]["created"][0]["uri"], result["stdout_resource"]]
+        addresses.append(f"codecell://runs/{result['run_id']}")
+        for uri in addresses:
+            assert (await ann.read_resource(uri)).contents
+            for client in (reader, other):
+                with pytest.raises(MCPError, match="not found"):
+                    await client.read_resource(uri)
+        kept = {item.uri for item in (await ann.list_resources()).resources}
+        assert set(addresses[:2]) <= kept
+        for client in (reader, other):
+            assert (await client.list_resources()).resources == []
+        sent = {"language": "python", "code": "1", "files": [{"path": "x", "uri": addresses[0]}]}
+        answer = await other.call_tool("execute_code", sent)
+        assert answer.is_error
+        assert "does not exist" in answer.content[0].text
+
+
 async def test_a_rate_is_kept_and_says_when_to_return(
     guarded: tuple[Any, dict[str, str]],
 ) -> None:
