@@ -23,7 +23,8 @@ def base(serve_http: Callable[..., Any]) -> str:
 @pytest.mark.parametrize("era", ["legacy", "modern"])
 @pytest.mark.parametrize("transport", ["stdio", "http", "sse"])
 def test_the_inspector(node_tool: Callable[..., Any], base: str, transport: str, era: str) -> None:
-    common = ["--cli", "--format", "json", "-q", "--protocol-era", era, "--transport", transport]
+    common = ["--cli", "--format", "json", "-q", "--connect-timeout", "60000"]
+    common += ["--protocol-era", era, "--transport", transport]
     where = {
         "stdio": ["--", *SERVE],
         "http": ["--server-url", f"{base}/mcp"],
