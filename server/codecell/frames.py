@@ -41,6 +41,7 @@ class Kind(IntEnum):
     STDERR = 68
     EXIT = 69
     FAULT = 70
+    CODE = 71
     ENTRY = 80
     CONTENT = 81
     SEALED = 82

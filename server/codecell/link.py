@@ -50,10 +50,14 @@ STARVED_S = 1.0  # how long after a failure the engine may tell that memory ran 
 KILLED = 137  # exit code of a container that SIGKILL ended
 MAIMED_S = 2.0  # how long a program may go on after that
 HUNGRY = 8  # a program that held less than this part of the memory is not waited for
+CODE_MOST = 1024 * 1024  # bytes of the agent's code; it has some 140 kB
 TYPICAL_BYTES = 16 * 1024 * 1024  # of a waiting cell whose kernel does not tell
 
 log = structlog.get_logger(__name__)
 
+# The agent's modules as the first cell of an image compiled them, by image and interpreter. It had
+# run no program yet, and no other image's cells are sent it: it is as trusted as the interpreter.
+Codes = dict[tuple[str, str], bytes]
 OnOutput = Callable[[Kind, bytes], None]
 FILE_FRAMES = frozenset({Kind.ENTRY, Kind.CONTENT, Kind.SEALED, Kind.COLLECTED})
 OnFile = Callable[[Frame], bool]
@@ -99,9 +103,12 @@ class _Collecting:
 class Link:
     """A cell whose agent is talked to; runs go through it one at a time."""
 
-    def __init__(self, cell: Cell, spec: CellSpec) -> None:
+    def __init__(self, cell: Cell, spec: CellSpec, codes: Codes | None = None) -> None:
         self.cell = cell
         self.spec = spec
+        self._codes: Codes = {} if codes is None else codes
+        self._origin = cell.isolation.image_digest, spec.python
+        self._code = bytearray()  # the agent's, as this cell compiled it
         self.runs = 0
         self.boot_id = ""
         self.counts = True  # whether the cell's own kernel counts who it kills for want of memory
@@ -166,7 +173,8 @@ class Link:
             "kernel": "" if standby else becomes,
             "standby_file": standby.file if standby else "",
         }
-        await self.cell.send(parcel.parcel() + encode_json(Kind.CONFIG, 0, config))
+        parts = parcel.parcel(self._codes.get(self._origin, b""))
+        await self.cell.send(parts + encode_json(Kind.CONFIG, 0, config))
         began = time.monotonic()
         while not self._ready.is_set():
             left_s = began + within_s * crowding() - time.monotonic()  # it may be busy only now
@@ -409,6 +417,7 @@ class Link:
         raise CellLost(f"the cell ended during the run ({death.reason})")
 
     def _take(self, frame: Frame) -> None:
+        """Act on a frame; a late one of a run that was given up changes nothing."""
         run = self._run
         match frame.kind:
             case Kind.STDOUT | Kind.STDERR | Kind.VALUES if (
@@ -430,11 +439,16 @@ class Link:
                 self._ready.set()
             case Kind.HELLO:
                 self._greeted(decode_json(frame))
+            case Kind.CODE:
+                self._learn(frame.payload)
             case Kind.FAULT:
                 words = report.words(decode_json(frame).get("error"), 300)
                 self.lost = CellLost(f"the agent failed: {words}")
-            case _:
-                pass  # a late frame of a run that was given up
+
+    def _learn(self, code: bytes) -> None:
+        self._code += code
+        if self.boot_id or len(self._code) > CODE_MOST:
+            raise ProtocolError("a cell sent code that nobody asked for")
 
     def _greeted(self, hello: dict[str, Any]) -> None:
         if self.boot_id:
@@ -442,6 +456,9 @@ class Link:
         if hello.get("protocol") != VERSION:
             raise ProtocolError("a cell's agent speaks another protocol version")
         self.boot_id = report.words(hello.get("boot"), 64)
+        if self._code:
+            self._codes[self._origin] = bytes(self._code)
+            self._code.clear()
         self.counts = hello.get("counts") is not False
 
     def _take_file(self, frame: Frame) -> None:

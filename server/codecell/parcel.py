@@ -22,13 +22,22 @@ def boot() -> str:
     return source("boot.py")
 
 
+def parcel(code: bytes = b"") -> bytes:
+    """Return what goes first over the stream; boot.py's `read` says how it is laid out.
+
+    Args:
+        code: the modules as an earlier cell of the same image compiled them.
+    """
+    body = len(code).to_bytes(4, "big") + code + texts(compiled=bool(code))
+    return len(body).to_bytes(4, "big") + body
+
+
 @cache
-def parcel() -> bytes:
-    """Return what goes first over the stream: u32 length, then names and sources between NULs."""
+def texts(*, compiled: bool) -> bytes:
+    """Return names and sources, between NULs, of what is not compiled yet."""
     for file in resources.files("codecell.incell").iterdir():
         source(file.name) if file.is_file() else None  # an upgrade may replace them under us
-    names = {part: f"codecell.incell.{part}" for part in PARTS}
+    names = {} if compiled else {part: f"codecell.incell.{part}" for part in PARTS}
     names |= {part: f"~codecell.incell.{part}" for part in LAZY}
     words = [word for part, name in names.items() for word in (name, source(f"{part}.py"))]
-    body = "\0".join(words).encode()
-    return len(body).to_bytes(4, "big") + body
+    return "\0".join(words).encode()

@@ -15,7 +15,7 @@ import structlog
 from anyio.abc import TaskGroup
 
 from codecell.errors import SandboxError
-from codecell.link import Link
+from codecell.link import Codes, Link
 from codecell.model import CellSpec
 from codecell.observer import CellEvent, Census, Observers, Reason
 from codecell.policy import cell_spec
@@ -55,6 +55,7 @@ class Pool:
         self._closed = False
         self._refilling = False
         self._links: set[Link] = set()
+        self._codes: Codes = {}
         self._shelves: dict[CellSpec, Shelf] = {}
         for name in settings.pool.languages:
             self._shelf(cell_spec(settings.table[name], settings), floor=settings.pool.min)
@@ -250,7 +251,7 @@ class Pool:
 
     async def _open(self, spec: CellSpec) -> Link:
         cell = await self.backend.create(spec)
-        link = Link(cell, spec)
+        link = Link(cell, spec, self._codes)
         self._links.add(link)
         self._tasks.start_soon(self._listen, link)
         try:

@@ -142,10 +142,10 @@ def agents(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str, str]
         source = parcel.source
         assert source(part).count(old) == 1
         monkeypatch.setattr(parcel, "source", lambda name: source(name).replace(old, new))
-        parcel.parcel.cache_clear()
+        parcel.texts.cache_clear()
 
     yield change
-    parcel.parcel.cache_clear()
+    parcel.texts.cache_clear()
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ def in_fresh_interpreter(code: str, *flags: str, check: bool = True) -> Any:
     """Run `code` where the agent was made as in a cell; `agent` has its modules."""
     prelude = (
         f"boot = {{'__name__': 'boot'}}\nexec({boot()!r}, boot)\ntake = boot['take']\n"
-        "agent = boot['load'](take(int.from_bytes(take(4), 'big')))\n"
+        "agent = boot['load'](*boot['read'](take(int.from_bytes(take(4), 'big'))))\n"
         "agent = {name.rpartition('.')[2]: module for name, module in agent.items()}\n"
     )
     return subprocess.run(
@@ -93,6 +93,24 @@ def test_agent_made_of_its_parcel_leaves_no_module_of_ours(flags: tuple[str, ...
         *flags,
     )
     assert done.stdout.decode().splitlines() == [str(sorted(PARTS)), "[]", "True True"]
+
+
+def test_what_one_interpreter_compiled_another_takes_instead_of_the_sources() -> None:
+    main = f"boot = {{'__name__': 'boot'}}\nexec({boot()!r}, boot)\nagent = boot['boot']()\n"
+    command = [
+        sys.executable,
+        "-I",
+        "-c",
+        main + "import os; os.write(2, repr(list(agent)).encode())",
+    ]
+    first = subprocess.run(command, input=parcel(), capture_output=True, check=True, timeout=30)
+    frames = list(Decoder().feed(first.stdout))
+    assert {frame.kind for frame in frames} == {Kind.CODE}
+    code = b"".join(frame.payload for frame in frames)
+    again = subprocess.run(command, input=parcel(code), capture_output=True, check=True, timeout=30)
+    assert again.stdout == b""
+    assert again.stderr == first.stderr
+    assert b"PID 1 of a cell" not in parcel(code).replace(code, b"")
 
 
 def test_agent_imports_nothing_heavy() -> None:

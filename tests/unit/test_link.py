@@ -30,7 +30,7 @@ from codecell.backends.fake import (
 from codecell.errors import CellLost, ProtocolError, SandboxError
 from codecell.frames import HEADER, MAX_PAYLOAD, VERSION, Kind, encode, encode_json
 from codecell.languages import LANGUAGES
-from codecell.link import Link
+from codecell.link import Codes, Link
 from codecell.model import Ending, Facts, Launch, RunLimits, Step, Usage
 from codecell.policy import cell_spec
 from codecell.sandbox import Death
@@ -101,6 +101,25 @@ async def test_a_cell_that_comes_up_is_usable_and_known_by_its_boot_id() -> None
         assert not cell.config["standby"]
 
 
+@pytest.mark.parametrize("other", [{"image": "codecell/other"}, {"python": "/opt/python"}])
+async def test_what_the_first_cell_compiled_is_sent_to_the_next_of_its_image(
+    other: dict[str, str],
+) -> None:
+    script = Script(boot=(Raw(encode(Kind.CODE, 0, b"x" * 9) * 2), HELLO, READY))
+    codes: Codes = {}
+    brought: list[int] = []
+    for spec in (SPEC, SPEC, replace(SPEC, **other)):
+        cell = await FakeBackend(scripts=script).create(spec)
+        link = Link(cell, spec, codes)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(link.listen)
+            await link.boot(30)
+            await cell.discard()
+        brought.append(int.from_bytes(cell.source[:4], "big"))
+    assert brought == [0, 18, 0]
+    assert len(codes) == 2
+
+
 async def test_the_standby_program_is_sent_along_where_there_is_one() -> None:
     spec = cell_spec(LANGUAGES["javascript"], SETTINGS)
     cell = await FakeBackend().create(spec)
@@ -119,6 +138,7 @@ async def test_the_standby_program_is_sent_along_where_there_is_one() -> None:
     [
         ((End(),), CellLost, "a python cell ended while it came up"),
         ((HELLO, End()), CellLost, "a python cell ended while it came up"),
+        ((Raw(encode(Kind.CODE, 0, b"x" * 65536) * 17), HELLO), ProtocolError, "nobody asked for"),
         ((Raw(b"bash: python3: not found" * 2),), ProtocolError, "not a frame"),
         ((READY, End()), ProtocolError, "before it said hello"),
         (
@@ -133,7 +153,16 @@ async def test_the_standby_program_is_sent_along_where_there_is_one() -> None:
             r"the agent failed: OSError: no\?$",
         ),
     ],
-    ids=["ends", "ends after hello", "garbage", "no hello", "version", "no object", "fault"],
+    ids=[
+        "ends",
+        "ends after hello",
+        "much code",
+        "garbage",
+        "no hello",
+        "version",
+        "no object",
+        "fault",
+    ],
 )
 async def test_a_cell_that_comes_up_wrong_is_told_from_one_that_is_ready(
     boot: tuple[Act, ...], error: type[SandboxError], text: str
@@ -239,6 +268,7 @@ async def test_output_up_to_what_is_kept_is_taken() -> None:
         pytest.param(Raw(encode(Kind.STDOUT, 1, b"x" * 20) * 3), id="many frames past it"),
         pytest.param(Reply(Kind.STDOUT, b"x" * (MAX_PAYLOAD + 1)), id="oversized frame"),
         pytest.param(Raw(HEADER.pack(0xCC, 67, 1, 2**31)), id="a frame of 2 GiB"),
+        pytest.param(Raw(encode(Kind.CODE, 0, b"x")), id="code for the agents to come"),
         pytest.param(Raw(b"Segmentation fault"), id="no frame"),
         pytest.param(Raw(encode(Kind.GO, 1)), id="the server's own frame"),
         pytest.param(Reply(Kind.EXIT, b"{"), id="no JSON"),

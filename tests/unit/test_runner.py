@@ -155,7 +155,7 @@ async def test_a_run_is_told_as_it_was() -> None:
     assert (outcome.exit_code, outcome.signal, outcome.error_message) == (0, None, None)
     assert (outcome.stdout.text, outcome.stderr.text) == ("out", "err")
     assert outcome.usage == Usage(wall_s=0.25, cpu_s=0.125, peak_memory_bytes=1024)
-    assert outcome.isolation.image_digest == "sha256:fake"
+    assert outcome.isolation.image_digest == "sha256:codecell/python:latest"
     (job,) = backend.engine.created[0].jobs
     assert job.head["argv"] == ["/sandbox/main.py", "a"]
     assert job.head["env"] == {"A": "b"}

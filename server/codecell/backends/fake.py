@@ -182,7 +182,9 @@ class FakeCell:
     def isolation(self) -> Isolation:
         """What a real one would state."""
         return Isolation(
-            runtime=self.spec.runtime or "fake", image=self.spec.image, image_digest="sha256:fake"
+            runtime=self.spec.runtime or "fake",
+            image=self.spec.image,
+            image_digest=f"sha256:{self.spec.image}",
         )
 
     async def send(self, data: bytes) -> None:
