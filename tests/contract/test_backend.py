@@ -135,7 +135,7 @@ class DockerHarness:
 
     async def exhaust(self, cell: Cell) -> None:
         # Sent in place of the agent: PID 1 itself takes all the memory there is.
-        hoard = b"hoard\0a = []\nwhile True: a.append(b'x' * (1 << 20))\n"
+        hoard = b"\0\0\0\0hoard\0a = []\nwhile True: a.append(b'x' * (1 << 20))\n"
         await cell.send(len(hoard).to_bytes(4, "big") + hoard)
 
     def leave_dead(self) -> Callable[[], bool]:

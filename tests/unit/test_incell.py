@@ -357,6 +357,29 @@ def test_frames_out_are_the_servers(ends: tuple[Channel, int, int]) -> None:
     assert not channel.pending
 
 
+def test_a_little_output_waits_for_company_but_not_for_long(
+    ends: tuple[Channel, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel, _, sink = ends
+    os.set_blocking(sink, False)
+    now = 100.0
+    monkeypatch.setattr(channels.time, "monotonic", lambda: now)
+    for _ in range(2):
+        channel.pass_on(channels.STDOUT, 3, 5)
+        assert 0 < channel.held_s <= channels.HOLD_S
+        assert not channel.held_out
+        with pytest.raises(BlockingIOError):
+            os.read(sink, 4096)
+    now += channels.HOLD_S
+    assert channel.held_out
+    channel.flush()
+    assert channel.held_s == float("inf")
+    assert len(list(Decoder().feed(os.read(sink, 4096)))) == 2
+    channel.pass_on(channels.STDOUT, 3, channels.LITTLE + 1)
+    assert channel.held_s == float("inf")
+    assert len(os.read(sink, 1 << 20)) > channels.LITTLE
+
+
 def test_full_channel_has_room_for_the_report(ends: tuple[Channel, int, int]) -> None:
     channel, _, sink = ends
     os.set_blocking(sink, False)

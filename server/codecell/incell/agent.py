@@ -56,10 +56,8 @@ if TYPE_CHECKING:
 else:
     import _signal as signal  # see child.py
 
-MOMENT_S = 0.0003  # longest wait for a program's end before what it printed goes out
 DRAIN_S = 2.0  # longest wait for the end of the output once every process is dead
 DELIVER_MOST = 64  # frames of files before another look at the stream
-SHORT = 4096  # bytes that may be the last ones of a step
 REAP_MOST = 64  # dead processes before another look at the clock and the stream
 DUD, FAULTY = 71, 70  # exit codes: the waiting process died; the agent failed
 
@@ -369,9 +367,7 @@ class Agent:
         output = run.outputs[kind]
         keep = output.take(chunk[:count])
         if keep:
-            # What it prints last goes with the report: all between here and there wake once less.
-            late = run.status is not None or (count < SHORT and self.ends(run))
-            self.channel.pass_on(kind, run.number, keep, now=not late)
+            self.channel.pass_on(kind, run.number, keep)
         if run.done:
             run.drained += count
         if run.too_much and run.status is None and not run.ended:
@@ -381,11 +377,6 @@ class Agent:
             del run.child.pipes[fd]
             return False
         return True
-
-    def ends(self, run: Run) -> bool:
-        """Wait a moment for the end of a program that has just printed something."""
-        news = run.child.oops if run.step else self.wake_r
-        return bool(select.select((news,), (), (), MOMENT_S)[0])
 
     def pass_ends(self, run: Run) -> bool:
         """Send the ends of the streams as far as there is room; true when all is sent."""
@@ -421,6 +412,7 @@ class Agent:
                 timeout_s = 0.0  # what is in the pipes is all there is to come
         elif self.outbox is not None and self.channel.room:
             timeout_s = 0.0
+        timeout_s = min(timeout_s, self.channel.held_s)
         if timeout_s == NEVER:
             return dict(poller.poll())
         # Rounded up, so that a deadline has passed then; but not to look is not to wait.
@@ -447,7 +439,7 @@ class Agent:
                 self.serve(self.run, ready)
             elif self.outbox is not None:
                 self.deliver(self.outbox)
-            if self.channel.output in ready:
+            if self.channel.output in ready or self.channel.held_out:
                 self.channel.flush()
 
     def serve(self, run: Run, ready: dict[int, int]) -> None:

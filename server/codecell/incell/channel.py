@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+import time
 
 from codecell.incell.compact import dumps
 from codecell.incell.libc import unforked_buffer
@@ -28,6 +29,7 @@ VALUES = 100
 
 CHUNK = 64 * 1024
 BUFFER = 4 * CHUNK
+LITTLE, HOLD_S = 4 * 1024, 0.005  # bytes of output that wait for more, and how long
 SMALL = 8 * 1024  # kept free of output: more than all other frames together that one run brings
 
 
@@ -38,18 +40,28 @@ class ServerGone(BaseException):
 class Channel:
     """Both directions of the attached stream."""
 
-    __slots__ = ("_in", "_in_end", "_out", "_out_end", "_out_start", "input", "output")
+    __slots__ = (
+        "_held_until", "_in", "_in_end", "_out", "_out_end", "_out_start", "input", "output",
+    )  # fmt: skip
 
     def __init__(self, source: int, sink: int) -> None:
         self.input, self.output = source, sink
         os.set_blocking(sink, False)
         self._in, self._out = unforked_buffer(BUFFER), unforked_buffer(BUFFER)
         self._in_end = self._out_start = self._out_end = 0
+        self._held_until = 0.0
 
     @property
     def pending(self) -> bool:
-        """Whether there is something that the server has not taken yet."""
-        return self._out_end > 0
+        """Whether there is something that the server has not taken, and is to take at once."""
+        return self._out_end > 0 and not self._held_until
+
+    @property
+    def held_s(self) -> float:
+        """How long a little output may still wait for company; for ever where there is none."""
+        if not self._held_until:
+            return float("inf")
+        return max(self._held_until - time.monotonic(), 0.0001)
 
     @property
     def room(self) -> bool:
@@ -73,12 +85,24 @@ class Channel:
         start = self._out_end + HEADER.size
         return self._out[start : start + CHUNK]
 
-    def pass_on(self, kind: int, run: int, size: int, *, now: bool = True) -> None:
-        """Send so many bytes of `chunk`, now or with the next frame."""
+    def pass_on(self, kind: int, run: int, size: int) -> None:
+        """Send so many bytes of `chunk`; where they are few, with what comes soon behind them.
+
+        Each message costs the engine's two processes and the server a turn, as much as a tenth of a
+        short run; mostly the report of the end is what comes behind the output.
+        """
+        held = self._out_end == 0 and size <= LITTLE
         HEADER.pack_into(self._out, self._out_end, MAGIC, kind, run, size)
         self._out_end += HEADER.size + size
-        if now:
+        if held:
+            self._held_until = time.monotonic() + HOLD_S
+        elif not self._held_until or self._out_end > LITTLE:
             self.flush()
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the time of what was held back has come."""
+        return bool(self._held_until) and time.monotonic() >= self._held_until
 
     def flush(self) -> None:
         """Hand on what the stream takes without waiting.
@@ -86,6 +110,7 @@ class Channel:
         Raises:
             ServerGone: it takes nothing any more.
         """
+        self._held_until = 0.0
         while self._out_start < self._out_end:
             try:
                 self._out_start += os.write(self.output, self._out[self._out_start : self._out_end])

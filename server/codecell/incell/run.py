@@ -163,10 +163,15 @@ def ending_status(pid: int) -> int | None:
 
 def _read(pid: int, name: str) -> bytes:
     try:
-        with open(f"/proc/{pid}/{name}", "rb", 0) as file:
-            return file.read()
+        fd = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return b""
+    try:
+        return os.read(fd, 4096)  # neither has as much
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
 
 
 def exit_or_signal(status: int | None) -> tuple[int | None, int | None]:

@@ -16,7 +16,9 @@ from codecell.incell.files import AsOwner
 from codecell.incell.libc import make_ipc, remove_ipc
 
 PLACES = ("/sandbox", "/tmp", "/dev/shm", "/dev/mqueue")
-MODES = {place: os.stat(place).st_mode for place in PLACES if os.path.isdir(place)}  # at first
+# As they were before the first program. The kernel alone sets the last time of change: of mode,
+# attributes or times, and of what is in a directory.
+FIRST = {place: os.stat(place) for place in PLACES if os.path.isdir(place)}
 SECONDS = 0.5  # a tree that takes longer is a new cell's work
 DEPTH = 64
 GONE = (errno.EINVAL, errno.EIDRM)
@@ -41,7 +43,7 @@ def wipe(places: tuple[str, ...] = PLACES) -> None:
     """
     deadline = time.monotonic() + SECONDS
     for place in places:
-        if os.path.isdir(place):
+        if os.path.isdir(place) and not _untouched(place):
             _reset(place)
             _empty(place, deadline, DEPTH)
             if os.listdir(place):
@@ -50,11 +52,21 @@ def wipe(places: tuple[str, ...] = PLACES) -> None:
         _remove_ipc(table, control)
 
 
+def _untouched(place: str) -> bool:
+    first = FIRST.get(place)
+    return (
+        first is not None
+        and os.stat(place).st_ctime_ns == first.st_ctime_ns
+        and not os.listdir(place)
+    )
+
+
 def _reset(place: str) -> None:
     """Undo what the owner of the directory itself can set: mode, attributes, times."""
     if os.stat(place).st_uid == 0 != os.getuid():
         return  # nothing that the program, who has our uid, could set
-    os.chmod(place, stat.S_IMODE(MODES.get(place, 0o700)))
+    first = FIRST.get(place)
+    os.chmod(place, stat.S_IMODE(first.st_mode) if first else 0o700)
     for name in os.listxattr(place):
         os.removexattr(place, name)
     os.utime(place)
@@ -78,7 +90,7 @@ def _empty(path: str, deadline: float, depth: int) -> None:
 
 def _remove_ipc(table: str, control: str) -> None:
     try:
-        with open(table, encoding="ascii") as file:
+        with open(table, "rb", 0) as file:
             rows = file.read().splitlines()[1:]
     except OSError:
         with AsOwner():
