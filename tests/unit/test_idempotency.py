@@ -5,13 +5,13 @@ from contextlib import asynccontextmanager
 
 import anyio
 import pytest
+from tests.unit.over_fake import runner_over
 
 from codecell.backends.fake import FakeBackend, Script, Wait, leave, say
 from codecell.errors import BusyError, EngineUnavailable, KeyReused, RequestError, SandboxError
 from codecell.idempotency import Retries
 from codecell.model import Outcome, Request, Status
 from codecell.observer import Phase, Watch
-from codecell.pool import Pool
 from codecell.runner import Runner
 from codecell.settings import PoolSettings, RetrySettings, RunSettings, Settings
 
@@ -34,19 +34,8 @@ async def opened(
         pool=PoolSettings(min=0, max=0), runs=RunSettings(concurrent=1, queue=0), retries=retries
     )
     backend = FakeBackend(scripts=scripts)
-    raised: Exception | None = None
-    with anyio.fail_after(10):
-        async with anyio.create_task_group() as tasks:
-            pool = Pool(backend, settings, tasks, warm=True)
-            try:
-                yield Runner(pool, settings), backend
-            except Exception as error:  # noqa: BLE001  raised below, where no task group wraps it
-                raised = error
-            finally:
-                await pool.aclose()
-                tasks.cancel_scope.cancel()
-    if raised is not None:
-        raise raised
+    async with runner_over(backend, settings, within_s=10) as runner:
+        yield runner, backend
 
 
 async def test_a_repeated_call_gets_the_first_ones_result_and_runs_nothing() -> None:

@@ -5,12 +5,12 @@ from contextlib import asynccontextmanager
 
 import anyio
 import pytest
+from tests.unit.over_fake import runner_over
 
 from codecell.backends.fake import HELLO, READY, FakeBackend, Script, Scripts, Wait, leave, say
 from codecell.errors import BusyError, CodecellError, Leaving, RequestError, SandboxError
 from codecell.model import Outcome, Request, Status
 from codecell.observer import CellEvent, Observer, Observers, Phase, Place, Run, Watch
-from codecell.pool import Pool
 from codecell.runner import Runner
 from codecell.settings import PoolSettings, RunSettings, Settings
 from codecell.store import uri_of
@@ -87,23 +87,10 @@ class Refusing(Observer):
 
 @asynccontextmanager
 async def opened(*observers: Observer, scripts: Scripts) -> AsyncIterator[Runner]:
-    backend = FakeBackend(scripts=scripts)
-    told = Observers(observers)
-    raised: Exception | None = None
-    with anyio.fail_after(5):
-        async with anyio.create_task_group() as tasks:
-            pool = Pool(backend, SETTINGS, tasks, warm=True, observers=told)
-            try:
-                yield Runner(pool, SETTINGS, observers=told)
-                await anyio.wait_all_tasks_blocked()
-                await anyio.sleep(0.05)  # used cells go a moment after their runs
-            except Exception as error:  # noqa: BLE001  raised below, where no task group wraps it
-                raised = error
-            finally:
-                await pool.aclose()
-                tasks.cancel_scope.cancel()
-    if raised is not None:
-        raise raised
+    async with runner_over(FakeBackend(scripts=scripts), SETTINGS, Observers(observers)) as runner:
+        yield runner
+        await anyio.wait_all_tasks_blocked()
+        await anyio.sleep(0.05)  # used cells go a moment after their runs
 
 
 async def test_the_life_of_a_run_is_told_in_its_order() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+from tests.unit.over_fake import tasks_within
 
 from codecell import pool as pool_module
 from codecell.backends.fake import (
@@ -77,23 +78,15 @@ async def opened(
 ) -> AsyncIterator[Opened]:
     """A pool over a fake engine; behind it, whatever happened, no cell is left."""
     backend = FakeBackend(scripts=scripts)
-    raised: Exception | None = None
-    with anyio.fail_after(5):
-        async with anyio.create_task_group() as tasks:
-            settings = settings_of(size, starting, languages, **more)
-            pool = Pool(backend, settings, tasks, warm=True)
-            tasks.start_soon(pool.keep_ready)
-            try:
-                yield Opened(pool, backend)
-            except Exception as error:  # noqa: BLE001  raised below, where no task group wraps it
-                raised = error
-            finally:
-                if close:
-                    with anyio.CancelScope(shield=True):
-                        await pool.aclose()
-                tasks.cancel_scope.cancel()
-    if raised is not None:
-        raise raised
+    async with tasks_within(5) as tasks:
+        pool = Pool(backend, settings_of(size, starting, languages, **more), tasks, warm=True)
+        tasks.start_soon(pool.keep_ready)
+        try:
+            yield Opened(pool, backend)
+        finally:
+            if close:
+                with anyio.CancelScope(shield=True):
+                    await pool.aclose()
     assert backend.engine.cells == []
     assert all(cell.discards for cell in backend.engine.created), "a stream was left open"
 

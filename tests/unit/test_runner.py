@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import anyio
 import pytest
+from tests.unit.over_fake import runner_over
 
 from codecell.backends.fake import (
     HELLO,
@@ -36,7 +37,6 @@ from codecell.link import Link
 from codecell.model import Case, Ending, Facts, Outcome, Request, Status, Usage
 from codecell.observer import Observer, Observers, Run
 from codecell.policy import plan
-from codecell.pool import Pool
 from codecell.runner import Runner
 from codecell.sandbox import Image
 from codecell.settings import LimitSettings, PoolSettings, RunSettings, Settings
@@ -58,19 +58,8 @@ async def opened(
     scripts: Scripts = PLAIN, **more: Any
 ) -> AsyncIterator[tuple[Runner, FakeBackend]]:
     backend = FakeBackend(scripts=scripts, **more)
-    raised: Exception | None = None
-    with anyio.fail_after(5):
-        async with anyio.create_task_group() as tasks:
-            pool = Pool(backend, SETTINGS, tasks, warm=True)
-            try:
-                yield Runner(pool, SETTINGS), backend
-            except Exception as error:  # noqa: BLE001  raised below, where no task group wraps it
-                raised = error
-            finally:
-                await pool.aclose()
-                tasks.cancel_scope.cancel()
-    if raised is not None:
-        raise raised
+    async with runner_over(backend, SETTINGS) as runner:
+        yield runner, backend
     assert backend.engine.cells == []
 
 
