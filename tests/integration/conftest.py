@@ -179,6 +179,13 @@ class Engine:
         self.process.kill()
         self.process.wait()
 
+    def restart(self) -> None:
+        """End it as its service manager would, with its containers, and start it anew."""
+        assert self.process is not None
+        self.process.terminate()
+        self.process.wait(30)
+        self.start()
+
     def close(self) -> None:
         """End it and whatever it started, and unmount what it mounted."""
         if self.process is not None and self.process.poll() is None:

@@ -37,6 +37,8 @@ Flat = Callable[..., AbstractAsyncContextManager[None]]
 COLD = {"languages": ["python"], "min": 0, "max": 0}
 ENDLESS = "import time\nprint('begin', flush=True)\nwhile True: time.sleep(1)"
 MIB = 1 << 20
+# docker-py leaves its socket to the garbage collector where connecting fails (transport/unixconn).
+docker_leaks = pytest.mark.filterwarnings("ignore:unclosed <socket.*family=1:ResourceWarning")
 
 
 async def python(runner: Runner, code: str, **fields: Any) -> Outcome:
@@ -240,7 +242,7 @@ def mute(tmp_path: Path) -> Iterator[Mute]:
 
 
 @pytest.mark.requirement("clean:faults")
-@pytest.mark.filterwarnings("ignore:unclosed <socket.*family=1:ResourceWarning")
+@docker_leaks
 async def test_an_engine_that_never_answers_is_our_failure_in_time(mute: Mute, flat: Flat) -> None:
     flags = {"engine": {"host": mute.address, "timeout_s": 1}, "pool": COLD}
     async with open_runner(load(flags=flags)) as runner:
@@ -257,6 +259,34 @@ async def test_an_engine_that_never_answers_is_our_failure_in_time(mute: Mute, f
             await fault()
             async with flat():
                 await fault()
+                await fault()
+
+
+@pytest.mark.requirement("clean:faults")
+@docker_leaks
+@pytest.mark.parametrize("spares", [0, 1])
+async def test_an_engine_that_is_restarted_between_runs_costs_none(
+    second_engine: Any, flat: Flat, spares: int
+) -> None:
+    pool = {"languages": ["python"], "min": spares, "max": spares}
+    settings = load(flags={"engine": {"host": second_engine.address}, "pool": pool})
+    async with open_runner(settings) as runner:
+
+        async def fault() -> None:
+            session = await python(runner, "x = 1", session_id="s")
+            assert session.status is Status.SUCCESS
+            await anyio.to_thread.run_sync(second_engine.restart)
+            await works(runner)
+            after = await python(runner, "print('x' in globals())", session_id="s")
+            assert after.stdout.text == "False\n", after.error_message
+            assert after.session is not None
+            assert after.session.state is SessionState.LOST_AND_RECREATED
+            await runner.close_session("local", "s")
+
+        with anyio.fail_after(150):
+            await often(runner)
+            await fault()
+            async with flat():
                 await fault()
 
 
