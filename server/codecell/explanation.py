@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from codecell.ceilings import compile_timeout_s
 from codecell.language import Language
 from codecell.languages import LANGUAGES
-from codecell.policy import cell_spec, compile_timeout_s
+from codecell.policy import cell_spec
 from codecell.settings import DEFAULT, LimitSettings, Policy, Settings
 
 # key of [limits] -> the field of a language that may ask for another value

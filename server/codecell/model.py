@@ -1,4 +1,7 @@
-"""The values that flow through codecell: frozen, engine-free, without behaviour."""
+"""The values that flow through codecell: frozen, engine-free, without behaviour.
+
+One long module on purpose: it is the vocabulary, from request to outcome, and holds nothing else.
+"""
 
 from dataclasses import dataclass, field
 from enum import StrEnum

@@ -1,16 +1,15 @@
 """Pure decisions: request + language + settings -> plan. Nothing a request says widens a limit."""
 
-import math
 import re
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
+from codecell.ceilings import cell_limits, compile_timeout_s, run_limits
 from codecell.errors import RequestError
 from codecell.files import check, path_error, shown, sources
 from codecell.language import PLACEHOLDERS, SANDBOX, Language
 from codecell.model import (
     Case,
-    CellLimits,
     CellSpec,
     File,
     Keep,
@@ -28,7 +27,6 @@ MAX_ARGS, MAX_ENV = 256, 128
 _PLACEHOLDER = re.compile("|".join(re.escape(name) for name in PLACEHOLDERS if name != "{others}"))
 MAX_ARGS_BYTES = MAX_ENV_BYTES = 64 * 1024
 SESSION_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-CHARS_PER_TOKEN = 4  # near enough for English text and code
 
 
 def plan(request: Request, settings: Settings) -> Plan:
@@ -103,7 +101,7 @@ def _program(
 def _check_files(
     request: Request, settings: Settings, rules: Policy, language: Language, main: str | None
 ) -> tuple[File, ...]:
-    room = _cell_limits(language, rules.limits).sandbox_bytes
+    room = cell_limits(language, rules.limits).sandbox_bytes
     return check(request.files, settings.files, room=room, main=main)
 
 
@@ -203,7 +201,7 @@ class Words:
         return cls(
             file_name=file_name,
             entry=name.entry if name else given.stem,
-            memory_mib=_cell_limits(language, rules.limits).memory_bytes // 2**20,
+            memory_mib=cell_limits(language, rules.limits).memory_bytes // 2**20,
         )
 
     @property
@@ -273,11 +271,6 @@ def _run(language: Language, request: Request, limits: RunLimits, words: Words) 
     )
 
 
-def compile_timeout_s(language: Language, limits: LimitSettings) -> float:
-    """Return a compile step's time limit."""
-    return min(language.compile_timeout_s or limits.compile_timeout_s, limits.max_compile_timeout_s)
-
-
 def cell_spec(language: Language, settings: Settings, rules: Policy | None = None) -> CellSpec:
     """Return the kind of cell that serves a language under a policy; None is the default one."""
     rules = rules or settings.rules[DEFAULT]
@@ -291,7 +284,7 @@ def cell_spec(language: Language, settings: Settings, rules: Policy | None = Non
         runtime=rules.runtime,
         reuse=rules.reuse,
         seccomp=rules.seccomp,
-        limits=_cell_limits(language, rules.limits),
+        limits=cell_limits(language, rules.limits),
     )
 
 
@@ -305,61 +298,6 @@ def _standby(language: Language, rules: Policy) -> Standby | None:
         return None
     command = Words.of(language, rules).fill(language.standby.command)
     return replace(language.standby, command=command)
-
-
-def _cell_limits(language: Language, limits: LimitSettings) -> CellLimits:
-    """Return a cell's limits: what the language declares, never past a ceiling."""
-    sandbox = language.sandbox_bytes or int(limits.sandbox)
-    tmp = language.tmp_bytes or int(limits.tmp)
-    room = int(limits.max_tmpfs)
-    return CellLimits(
-        memory_bytes=min(language.memory_bytes or int(limits.memory), int(limits.max_memory)),
-        cpus=min(language.cpus or limits.cpus, limits.max_cpus),
-        pids=min(language.pids or limits.processes, limits.max_processes),
-        sandbox_bytes=min(sandbox, room * sandbox // (sandbox + tmp)),
-        tmp_bytes=min(tmp, room * tmp // (sandbox + tmp)),
-    )
-
-
-def lowered(language: Language, limits: LimitSettings) -> tuple[str, ...]:
-    """Name, for the notes, the ceilings that keep a language below what its toolchain wants."""
-    wants = (
-        (language.memory_bytes, "max_memory"),
-        (language.cpus, "max_cpus"),
-        (language.pids, "max_processes"),
-        (language.compile_timeout_s, "max_compile_timeout_s"),
-    )
-    return tuple(
-        f"limits.{ceiling} keeps it below the {want:,} that its toolchain asks for"
-        for want, ceiling in wants
-        if want is not None and want > getattr(limits, ceiling)
-    )
-
-
-def run_limits(
-    timeout_s: float | None, limits: LimitSettings, max_output_tokens: int | None = None
-) -> RunLimits:
-    """Return a run's limits; a timeout past its ceiling is refused, never silently lowered."""
-    wanted = limits.timeout_s if timeout_s is None else timeout_s
-    if not math.isfinite(wanted) or not 0 < wanted <= limits.max_timeout_s:
-        raise RequestError(
-            f"timeout must be a number of seconds above 0 and at most {limits.max_timeout_s:g}"
-            f" (the configured ceiling); leave it out for {limits.timeout_s:g}"
-        )
-    tokens = limits.output_tokens if max_output_tokens is None else max_output_tokens
-    if tokens < 1:
-        raise RequestError(
-            "max_output_tokens must be a whole number of at least 1; leave it out for "
-            f"{limits.output_tokens:,}"
-        )
-    return RunLimits(
-        timeout_s=wanted,
-        output_chars=limits.output_chars,
-        output_kill_bytes=int(limits.output_kill),
-        total_chars=tokens * CHARS_PER_TOKEN,
-        stream_bytes=int(limits.stream),
-        values_bytes=int(limits.values),
-    )
 
 
 def _launch(language: Language, request: Request, words: Words) -> Launch:

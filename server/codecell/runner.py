@@ -12,6 +12,7 @@ import structlog
 from codecell import policy
 from codecell.admission import Admission
 from codecell.cases import run_cases
+from codecell.ceilings import lowered, run_limits
 from codecell.collection import Collection, fetched
 from codecell.errors import (
     BusyError,
@@ -311,7 +312,7 @@ class Runner:
         """
         images = await self._pool.backend.images()
         rules = self._settings.policy_of(caller)
-        limits = policy.run_limits(None, rules.limits)
+        limits = run_limits(None, rules.limits)
         found = []
         for language in self._settings.table.values():
             if not rules.allows(language.id):
@@ -336,7 +337,7 @@ class Runner:
                     max_timeout_s=rules.limits.max_timeout_s,
                     cell_limits=spec.limits,
                     notes="; ".join(
-                        filter(None, (language.notes, *policy.lowered(language, rules.limits)))
+                        filter(None, (language.notes, *lowered(language, rules.limits)))
                     ),
                 )
             )

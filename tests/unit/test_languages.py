@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from codecell import policy
+from codecell import ceilings, policy
 from codecell.cli.run_commands import language_of_name, language_of_shebang
 from codecell.errors import ConfigurationError, RequestError
 from codecell.language import PLACEHOLDERS, SANDBOX
@@ -56,7 +56,7 @@ def test_every_command_is_an_absolute_path_with_known_placeholders() -> None:
 
 def test_no_language_wants_more_than_the_default_ceilings() -> None:
     for language in LANGUAGES.values():
-        assert policy.lowered(language, load().limits) == ()
+        assert ceilings.lowered(language, load().limits) == ()
 
 
 def test_the_default_set_is_in_the_table() -> None:
@@ -155,7 +155,7 @@ def test_a_ceiling_lowers_what_a_language_declares_and_is_named() -> None:
     settings = load(flags={"limits": {"max_memory": "300 MiB", "max_compile_timeout_s": 70}})
     java = settings.table["java"]
     assert policy.cell_spec(java, settings).limits.memory_bytes == 300 * MIB
-    assert any("limits.max_memory" in note for note in policy.lowered(java, settings.limits))
+    assert any("limits.max_memory" in note for note in ceilings.lowered(java, settings.limits))
     assert "-Xmx375m" in planned("java", settings=settings).steps[1].argv
 
 
