@@ -49,7 +49,7 @@ services:
   proxy: {{image: "{proxy}", build: {{network: host}}}}
 """
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(300), pytest.mark.anyio]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(600), pytest.mark.anyio]
 
 
 @dataclass(frozen=True, slots=True)

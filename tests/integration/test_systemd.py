@@ -40,7 +40,7 @@ WRITE_AND_EXECUTE = [
     ("pkey_mprotect", 2, 0x4),
 ]
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 
 
 def values(key: str) -> list[str]:
