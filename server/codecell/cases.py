@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 
+from codecell.errors import CellLost
 from codecell.frames import Kind
 from codecell.link import Link
 from codecell.model import (
@@ -104,6 +105,7 @@ async def run_cases(
     """
     facts = Facts(ending=Ending.EXITED, exit_code=0)
     deadline: float | None = None
+    spared = False  # whether the case at hand has met a cell that was dead already
     while len(results) < len(plan.cases):
         async with lease() as link:
             facts = await compiled(link)
@@ -118,7 +120,14 @@ async def run_cases(
                     why = "the time of all tests is over" if left_s <= 0 else "a test before failed"
                     results += [_skipped(case, why) for case in plan.cases[len(results) :]]
                     break
-                results.append(await _run(link, plan, job, len(results), left_s))
+                try:
+                    results.append(await _run(link, plan, job, len(results), left_s))
+                except CellLost:
+                    if link.went or spared:
+                        raise
+                    spared = True  # its program was never told to go: another cell may do
+                    break
+                spared = False
                 if len(results) < len(plan.cases):
                     await link.recycled()
     return facts

@@ -103,3 +103,31 @@ def test_the_python_api_sends_and_reads_files() -> None:
         assert (out.path, out.change, out.size) == ("out", "created", 6)
         assert sandbox.read_file(out) == b"ababab"
         assert sandbox.read_file(out, offset=1, length=2) == b"ba"
+
+
+PICTURE = """
+import struct, zlib
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+head = struct.pack(">IIBBBBB", 2, 1, 8, 0, 0, 0, 0)
+png = b"\\x89PNG\\r\\n\\x1a\\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\\0ab"))
+class Picture:
+    def _repr_png_(self): return png + chunk(b"IEND", b"")
+    def __repr__(self): return "a picture"
+display(Picture())
+Picture()
+"""
+
+
+def test_what_a_plain_run_shows_is_told_and_its_pictures_are_saved(tmp_path: Path) -> None:
+    done = run(tmp_path, "--save-files", "saved", PICTURE)
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        "codecell: display-1: a picture [image/png 2 x 1]",
+        "codecell: result: a picture [image/png 2 x 1]",
+    ]
+    for name in ("display-1", "result"):
+        saved = (tmp_path / "saved" / "values" / f"{name}.png").read_bytes()
+        assert (saved[:4], saved[-8:]) == (b"\x89PNG", b"IEND\xaeB`\x82")
+    done = run(tmp_path, "--language", "javascript", "const a = 6; a * 7")
+    assert (done.stdout, done.stderr) == ("", "codecell: result: 42\n")

@@ -312,6 +312,24 @@ async def test_a_cancelled_run_frees_its_place_and_its_cell() -> None:
         assert (await runner.execute(REQUEST)).status is Status.SUCCESS
 
 
+@pytest.mark.parametrize(("deaths", "status"), [(1, Status.SUCCESS), (2, Status.SETUP_ERROR)])
+async def test_a_case_whose_cell_was_dead_before_it_went_gets_another_once(
+    monkeypatch: pytest.MonkeyPatch, deaths: int, status: Status
+) -> None:
+    left = iter(range(deaths))
+    run_for_real = Link.run
+
+    async def run_or_die(link: Link, *args: Any, **fields: Any) -> Facts:
+        if next(left, None) is not None:
+            raise CellLost("it was dead already")
+        return await run_for_real(link, *args, **fields)
+
+    monkeypatch.setattr(Link, "run", run_or_die)
+    async with opened() as (runner, _):
+        outcome = await runner.execute(replace(REQUEST, tests=(Case(), Case())))
+    assert outcome.status is status
+
+
 async def test_cancelled_in_the_middle_of_its_cases_a_run_is_told_as_cancelled() -> None:
     class Seen(Observer):
         statuses: ClassVar[list[Status]] = []

@@ -8,7 +8,7 @@ becomes executable.
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 
@@ -16,6 +16,7 @@ from codecell.errors import ResourceNotFound
 from codecell.files import path_error
 from codecell.model import ChangedFile, Input, Outcome
 from codecell.store import Store
+from codecell.values import PICTURES, SUFFIX
 
 CHUNK = 1 << 20
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -50,8 +51,22 @@ def _named(word: str) -> Iterator[tuple[Path, str]]:
             yield entry, prefix + PurePath(entry.relative_to(path)).as_posix()
 
 
+def pictures(outcome: Outcome) -> Iterator[tuple[str, bytes]]:
+    """Yield what was shown as a picture, named in its order: `values/display-1.png`."""
+    shown = [(f"display-{n}", value) for n, value in enumerate(outcome.displays, 1)]
+    if outcome.result is not None:
+        shown.append(("result", outcome.result))
+    for name, value in shown:
+        for form in value.forms:
+            if form.mime in PICTURES:
+                yield f"values/{name}{SUFFIX[form.mime]}", form.data
+
+
 def save(outcome: Outcome, store: Store, directory: str) -> list[str]:
-    """Write what a run created or modified below a directory; return what went wrong, in words.
+    """Write what a run created, modified or showed as a picture below a directory.
+
+    Returns:
+        What went wrong, in words.
 
     Raises:
         OSError: the directory can't be made or opened.
@@ -68,6 +83,11 @@ def save(outcome: Outcome, store: Store, directory: str) -> list[str]:
             except (OSError, ResourceNotFound, ValueError) as error:
                 words = error.strerror if isinstance(error, OSError) else error
                 wrong.append(f"{file.path!r} is not saved: {words}")
+        for path, data in pictures(outcome):
+            try:
+                _write(root, path, (data,))
+            except OSError as error:
+                wrong.append(f"{path!r} is not saved: {error.strerror}")
     finally:
         os.close(root)
     return wrong
@@ -76,16 +96,19 @@ def save(outcome: Outcome, store: Store, directory: str) -> list[str]:
 def _save(root: int, file: ChangedFile, store: Store, caller: str) -> None:
     if (error := path_error(file.path)) is not None:
         raise ValueError(f"its path {error}")
-    *above, name = file.path.split("/")
     item = store.find(file.uri or "", caller)
+    _write(root, file.path, (store.read(item, at, CHUNK) for at in range(0, item.size, CHUNK)))
+
+
+def _write(root: int, path: str, chunks: Iterable[bytes]) -> None:
+    *above, name = path.split("/")
     with _below(root, above) as parent:
         draft = f".{secrets.token_hex(8)}.part"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(draft, flags, 0o666, dir_fd=parent)
         try:
             with os.fdopen(fd, "wb") as target:
-                for offset in range(0, item.size, CHUNK):
-                    target.write(store.read(item, offset, CHUNK))
+                target.writelines(chunks)
             os.rename(draft, name, src_dir_fd=parent, dst_dir_fd=parent)
         except BaseException:
             with suppress(OSError):

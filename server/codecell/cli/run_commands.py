@@ -73,7 +73,9 @@ class Refused(click.ClickException):
 )
 @click.option("--entrypoint", metavar="NAME", help="Which of these files is the program.")
 @click.option(
-    "--save-files", metavar="DIR", help="Write the files that the program leaves below DIR."
+    "--save-files",
+    metavar="DIR",
+    help="Write the files and pictures that the program leaves below DIR.",
 )
 @click.option("--files", "list_files", is_flag=True, help="List what the program did to files.")
 @click.option("--url", help="Run on a server, such as http://127.0.0.1:8000.")

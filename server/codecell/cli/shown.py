@@ -1,6 +1,7 @@
 """A result on a terminal: output as the program wrote it, then what the server has to say."""
 
 import sys
+from collections.abc import Iterator
 from typing import IO
 
 import click
@@ -18,9 +19,11 @@ def show(result: ExecuteCodeOutput, *, verbose: bool = False, list_files: bool =
         write(sys.stderr, result.compile.output)
     write(sys.stdout, result.stdout)
     write(sys.stderr, result.stderr)
-    if result.session is not None:  # as a prompt does; a program's own stdout stays its own
-        for value in (*result.displays, *([result.result] if result.result is not None else [])):
-            write(sys.stdout, f"{value.text}\n")
+    for line in values(result):
+        if result.session is not None:  # as a prompt does; a program's own stdout stays its own
+            write(sys.stdout, f"{line}\n")
+        else:
+            say(harmless(line))
     if verbose:
         say("\n".join(facts(result)))
         return
@@ -37,6 +40,21 @@ def show(result: ExecuteCodeOutput, *, verbose: bool = False, list_files: bool =
                 getattr(result, f"{name}_bytes"),
             )
             say(f"{name} is cut: {elided} of its {total} bytes are left out")
+
+
+def values(result: ExecuteCodeOutput) -> Iterator[str]:
+    """Tell what a program showed beside its output: displays in their order, then its value."""
+    shown = [(f"display-{n}", value) for n, value in enumerate(result.displays, 1)]
+    if result.result is not None:
+        shown.append(("result", result.result))
+    for name, value in shown:
+        forms = [f"{form.mime_type} {form.width} x {form.height}" for form in value.files]
+        picture = ", ".join(forms)
+        if result.session is not None:
+            words = [value.text, f"[{name}: {picture}]" if forms else ""]
+        else:
+            words = [f"{name}:", value.text, f"[{picture}]" if forms else ""]
+        yield " ".join(filter(None, (*words, *value.notes)))
 
 
 def write(stream: IO[str], text: str) -> None:
