@@ -250,6 +250,7 @@ def guarded(
     tokens = TokenFile(path)
     secrets = {
         "ann": tokens.add("ann", AGENT_SCOPES),
+        "ben": tokens.add("ben", AGENT_SCOPES),
         "reader": tokens.add("reader", {Scope.READ}),
         "limited": tokens.add("limited", AGENT_SCOPES),
     }
@@ -319,6 +320,37 @@ async def test_what_one_caller_stored_does_not_exist_for_another(
         answer = await other.call_tool("execute_code", sent)
         assert answer.is_error
         assert "does not exist" in answer.content[0].text
+
+
+async def test_two_callers_with_the_same_id_have_two_sessions(
+    guarded: tuple[Any, dict[str, str]],
+) -> None:
+    server, tokens = guarded
+
+    async def step(client: Client, code: str) -> dict[str, Any]:
+        sent = {"language": "python", "code": code, "session_id": "same"}
+        content = (await client.call_tool("execute_code", sent)).structured_content
+        assert content is not None
+        return content
+
+    async with (
+        shown(f"{server.base}/mcp", "auto", tokens["ann"]) as ann,
+        shown(f"{server.base}/mcp", "auto", tokens["ben"]) as ben,
+    ):
+        for client, secret in ((ann, "'a'"), (ben, "'b'")):
+            made = await step(client, f"open('f', 'w').write({secret}); x = {secret}")
+            assert made["session"]["state"] == "created"
+        for client, secret in ((ann, "'a'"), (ben, "'b'")):
+            kept = await step(client, "(x, open('f').read())")
+            assert kept["result"]["text"] == f"({secret}, {secret})"
+            assert (kept["session"]["state"], kept["session"]["runs"]) == ("reused", 2)
+        await ann.call_tool("close_session", {"session_id": "same"})
+        assert (await step(ben, "x"))["result"]["text"] == "'b'"
+        again = await step(ann, "x")
+        assert again["status"] == "execution_error"
+        assert again["session"]["state"] == "created"
+        for client in (ann, ben):
+            await client.call_tool("close_session", {"session_id": "same"})
 
 
 async def test_a_rate_is_kept_and_says_when_to_return(
