@@ -3,6 +3,8 @@
 The server sends this file as a program (see codecell.attack). Probes are harmless: they look, open
 without writing, or ask the kernel for what it must refuse; nothing leaves the machine. Each runs in
 a process of its own. What it returns instead of None is what got through.
+
+One file, however many probes: a cell gets it as the one program that it runs, without this package.
 """
 
 import ctypes

@@ -17,6 +17,8 @@ x32 would otherwise reach calls past the argument checks below. libseccomp kills
 
 Under gVisor its own kernel is the wall, and this profile a second one inside it, if runsc was
 registered with `--oci-seccomp` (as `codecell setup --runtime runsc` does); else it is ignored.
+
+One page, however long: who audits a filter must see all of it, and most of it is the table.
 """
 
 import errno
