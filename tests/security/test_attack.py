@@ -308,6 +308,17 @@ async def test_a_wall_that_stands_holds_and_the_report_says_so(engine: docker.AP
     assert (done.return_value, report["ok"], broken) == (0, True, [])
 
 
+@pytest.mark.requirement("attack:can-fail")
+async def test_the_probes_are_made_under_the_policy_of_a_caller(engine: docker.APIClient) -> None:
+    del engine
+    policies = {"small": {"limits": {"memory": "128MiB", "processes": 20}}}
+    settings = load(flags={"policies": policies, "callers": {"ann": {"policy": "small"}}})
+    for caller, memory_mib in (("ann", 128), ("local", 256)):
+        async with opened(settings, "python", caller) as assault:
+            assert assault._limits.memory_bytes == memory_mib << 20
+            assert (await assault._bomb("bomb.fork")).state is State.HELD
+
+
 @pytest.mark.requirement("attack:start")
 async def test_a_server_whose_wall_is_missing_runs_nothing_and_leaves(
     weaken: Callable[[Weaken], None], tmp_path: Path

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 COLOURS = {"held": "green", "broken": "bold red", "not applicable": "yellow"}
 
 
-def attack(settings: "Settings", language: str, *, as_json: bool) -> int:
-    """Try every wall in cells of a language; return 1 when one is missing, else 0."""
+def attack(settings: "Settings", language: str, caller: str, *, as_json: bool) -> int:
+    """Try every wall in a caller's cells of a language; return 1 when one is missing, else 0."""
     from codecell.attack.catalogue import State
     from codecell.audit.witness import administration
 
@@ -27,7 +27,7 @@ def attack(settings: "Settings", language: str, *, as_json: bool) -> int:
     except RequestError as error:
         raise ConfigurationError(str(error)) from error
     with administration(settings, "doctor.attack", language=language):
-        verdicts = anyio.run(_all, settings, language)
+        verdicts = anyio.run(_all, settings, language, caller)
     broken = [verdict for verdict in verdicts if verdict.state is State.BROKEN]
     if as_json:
         rows = [
@@ -58,8 +58,8 @@ def _severity(verdict: "Verdict") -> str:
     return "critical" if verdict.probe.critical else "major"
 
 
-async def _all(settings: "Settings", language: str) -> "list[Verdict]":
+async def _all(settings: "Settings", language: str, caller: str) -> "list[Verdict]":
     from codecell.attack.assault import opened
 
-    async with opened(settings, language) as assault:
+    async with opened(settings, language, caller) as assault:
         return await assault.all()

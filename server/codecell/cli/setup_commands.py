@@ -105,8 +105,11 @@ def _consent(question: str, *, yes: bool) -> None:
 @click.option(
     "--language", "-l", metavar="NAME", help="Whose cells --attack tries; by default Python's."
 )
+@click.option("--caller", metavar="NAME", help="Under whose policy; by default nobody's own.")
 @click.pass_obj
-def doctor(invocation: Invocation, as_json: bool, attack: bool, language: str | None) -> int:
+def doctor(
+    invocation: Invocation, as_json: bool, attack: bool, language: str | None, caller: str | None
+) -> int:
     """Say what is there, what is missing and what to do; status 1 when it cannot work so.
 
     With --attack, harmless probes try the walls in real cells; status 1 when one is missing.
@@ -116,9 +119,11 @@ def doctor(invocation: Invocation, as_json: bool, attack: bool, language: str | 
     if attack:
         from codecell.cli.attack_command import attack as attack_
 
-        return attack_(invocation.settings(), language or "python", as_json=as_json)
-    if language is not None:
-        raise click.UsageError("--language goes with --attack")
+        settings = invocation.settings()
+        return attack_(settings, language or "python", caller or "local", as_json=as_json)
+    for name, given in (("--language", language), ("--caller", caller)):
+        if given is not None:
+            raise click.UsageError(f"{name} goes with --attack")
 
     checks = _examine(invocation.settings())
     if as_json:
