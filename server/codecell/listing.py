@@ -6,7 +6,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from codecell.model import Why
-from codecell.visible import harmless, size
+from codecell.visible import harmless, json_size, size
 from codecell.wire import FilesOutput, OmittedOutput
 
 MAX_FILES_BYTES = 200_000  # the lists of files, in both forms
@@ -55,4 +55,5 @@ def fit_files(files: FilesOutput) -> FilesOutput:
 
 
 def _files_cost(files: FilesOutput) -> int:
-    return len(files.model_dump_json().encode()) + len(to_json("\n".join(file_facts(files))))
+    text = to_json("\n".join(file_facts(files))).decode()
+    return json_size(files.model_dump_json()) + json_size(text)

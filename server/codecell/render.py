@@ -11,7 +11,7 @@ from pydantic_core import to_json
 
 from codecell.listing import FEW_FILES, file_facts, fit_files
 from codecell.output import mark
-from codecell.visible import harmless, size
+from codecell.visible import harmless, json_size, size
 from codecell.wire import (
     CompileOutput,
     ExecuteCodeOutput,
@@ -31,8 +31,8 @@ _MAX_MESSAGE_CHARS = 2_000
 _CHUNK = 4_096
 _LEAST_SHOWN = 500
 _MARK_BYTES = 120  # more than `mark` costs in both places
-# Upper bound of what one character can cost: \u001b in the structured field, <U+E0041> in the text.
-_DEAREST_CHAR = 6 + 9
+# Upper bound of what one character can cost: an escaped pair of surrogates in both places.
+_DEAREST_CHAR = 12 + 12
 
 
 def fit(result: ExecuteCodeOutput, beside: int = 0) -> ExecuteCodeOutput:
@@ -154,11 +154,15 @@ def _with_less_shown(result: ExecuteCodeOutput) -> ExecuteCodeOutput:
 
 def wire_bytes(result: ExecuteCodeOutput) -> int:
     """Return what a result costs on the wire, as structured content and as text."""
-    return len(result.model_dump_json().encode()) + len(to_json(result_text(result)))
+    return json_size(result.model_dump_json()) + _json_size(result_text(result))
 
 
 def _cost(text: str) -> int:
-    return len(to_json(text)) + len(to_json(harmless(text)))
+    return _json_size(text) + _json_size(harmless(text))
+
+
+def _json_size(text: str) -> int:
+    return json_size(to_json(text).decode())
 
 
 def _ends(text: str, room: int) -> tuple[str, str] | None:

@@ -36,7 +36,7 @@ from codecell.files import image_type
 from codecell.model import ChangedFile
 from codecell.settings import FileSettings
 from codecell.store import Item, Store
-from codecell.visible import harmless
+from codecell.visible import harmless, json_size
 
 Context = ServerRequestContext[Any]
 # What the server knows under an address, for a caller by name; None where it knows nothing.
@@ -230,7 +230,7 @@ def _contents(uri: str, item: Item, data: bytes) -> TextResourceContents | BlobR
         except UnicodeDecodeError:
             pass  # not a text after all, or a range that cuts a character
         else:
-            if len(to_json(text)) <= TEXT_BYTES:
+            if json_size(to_json(text).decode()) <= TEXT_BYTES:
                 return TextResourceContents(uri=uri, mime_type=item.mime, text=text)
     blob = base64.b64encode(data).decode()
     return BlobResourceContents(uri=uri, mime_type=item.mime, blob=blob)
@@ -254,4 +254,4 @@ def _link(file: ChangedFile) -> ResourceLink:
 
 def block_bytes(block: ContentBlock) -> int:
     """Return what a block takes on the wire."""
-    return len(block.model_dump_json(by_alias=True).encode()) + 1
+    return json_size(block.model_dump_json(by_alias=True)) + 1

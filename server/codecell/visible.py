@@ -34,6 +34,18 @@ def _shown(code: int) -> str:
 _VISIBLE = _Visible()
 
 
+def json_size(text: str) -> int:
+    """Return the bytes that JSON takes at the most on a wire: some transports escape all but ASCII.
+
+    Args:
+        text: JSON; each UTF-16 unit of it beyond ASCII becomes six bytes.
+    """
+    if text.isascii():
+        return len(text)
+    plain = len(text.encode("ascii", "ignore"))
+    return plain + 6 * (len(text.encode("utf-16-le", "surrogatepass")) // 2 - plain)
+
+
 def size(count: int) -> str:
     """Write a number of bytes for people."""
     value = float(count)

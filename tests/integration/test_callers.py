@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -141,6 +142,28 @@ async def test_a_greedy_caller_delays_anothers_call_by_one_run_at_most(guarded: 
         await one("bob", single)
         assert done[before:].index("bob") <= 1
         tasks.cancel_scope.cancel()
+
+
+async def test_who_waits_hears_where_it_is(guarded: Guarded) -> None:
+    heard: list[str] = []
+
+    async def note(progress: float, total: float | None, message: str | None) -> None:
+        heard.append(message or "")
+
+    async with (
+        guarded.http("ann") as first,
+        guarded.http("bob") as http,
+        Client(streamable_http_client("/mcp", http_client=http)) as second,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(partial(call, first, code="sleep 4"))
+        await anyio.sleep(1)
+        program = {"language": "kotlin", "code": "fun main() { Thread.sleep(2500); println(1) }"}
+        with anyio.fail_after(120):
+            done = await second.call_tool("execute_code", program, progress_callback=note)
+    assert done.structured_content["stdout"] == "1\n"
+    for words in (r"queued at position 1", r"compiling \d+ s of \d+ s", r"running \d+ s of 30 s"):
+        assert any(re.match(words, message) for message in heard), heard
 
 
 FORGED = '{"event": "forged", "level": "info"}'

@@ -100,6 +100,73 @@ async def test_progress_arrives(client: Client) -> None:
     assert messages
 
 
+async def raw(base: str, **arguments: Any) -> tuple[list[dict[str, Any]], int]:
+    """Call execute_code without the SDK; return every message, and the longest one's bytes."""
+    about = {
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientCapabilities": {},
+    }
+    params = {"name": "execute_code", "arguments": arguments, "_meta": about}
+    headers = {
+        "accept": "application/json, text/event-stream",
+        "mcp-protocol-version": "2026-07-28",
+        "mcp-method": "tools/call",
+        "mcp-name": "execute_code",
+    }
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+    async with httpx2.AsyncClient(base_url=base, headers=headers, timeout=90) as http:
+        answer = await http.post("/mcp", json=message)
+    assert answer.status_code == 200, answer.text
+    events = re.findall(r"^data: (\{.*)$", answer.text, re.M) or [answer.text]
+    return [json.loads(event) for event in events], max(len(one.encode()) for one in events)
+
+
+async def test_who_did_not_ask_hears_of_no_progress(server: Any) -> None:
+    messages, _ = await raw(server.base, language="python", code="import time; time.sleep(2.5)")
+    (answer,) = messages
+    assert answer["result"]["structuredContent"]["status"] == "success"
+
+
+EVERYTHING = """
+import sys, os
+flood = "\\x1b\\x00\\"\\\\\\u6f22\\U0001f600"
+class Value:
+    def _repr_mimebundle_(self, **_):
+        return {kind: flood * 50_000 for kind in ("text/plain", "text/html", "text/markdown")}
+for number in range(150):
+    display(Value())
+    with open(f"{number:03}-" + "n" * 120 + (".txt", ".json", ".png")[number % 3], "wb") as file:
+        head = b"\\x89PNG\\r\\n\\x1a\\n" if number % 3 == 2 else b""
+        file.write(head + flood.encode() * 3000)
+print(flood * 200_000)
+print(flood * 200_000, file=sys.stderr)
+Value()
+"""
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["one run", "many cases"])
+async def test_whatever_a_program_makes_a_result_fits_an_event(server: Any, *, many: bool) -> None:
+    """Clients refuse an event of more than 1 MiB; a proxy's framing has room besides."""
+    code = EVERYTHING.replace("\\\\", "\\")
+    cases = [{"stdin": "x", "expected_stdout": "x"}] * 5
+    messages, longest = await raw(
+        server.base,
+        language="python",
+        code=code,
+        timeout=40,
+        max_output_tokens=100_000,
+        **({"tests": cases} if many else {}),
+    )
+    result = messages[-1]["result"]
+    assert "structuredContent" in result, result
+    assert longest < 1_000_000
+    assert result["structuredContent"]["run_id"], result
+    assert {block["type"] for block in result["content"]} >= {"text"}
+    text = "".join(block.get("text", "") for block in result["content"])
+    assert "data:image" not in text
+    assert "iVBORw0KGgo" not in text  # an image is an image block or a reference, never text
+
+
 async def test_an_unknown_tool(client: Client) -> None:
     with pytest.raises(MCPError) as caught:
         await client.call_tool("run_code", {})

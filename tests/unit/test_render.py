@@ -1,5 +1,6 @@
 """The text rendering: same facts, harmless, and never too large for the wire."""
 
+import json
 import unicodedata
 from typing import Any
 
@@ -79,12 +80,13 @@ def result(stdout: str = "", stderr: str = "", **changes: Any) -> ExecuteCodeOut
 
 
 def wire_bytes(fitted: ExecuteCodeOutput) -> int:
-    """Measure what is really sent, with the SDK's own types."""
+    """Measure what is really sent, with the SDK's own types; HTTP of 2026-07-28 escapes most."""
     answer = CallToolResult(
         content=[TextContent(type="text", text=result_text(fitted))],
         structured_content=fitted.model_dump(mode="json"),
     )
-    return len(answer.model_dump_json(by_alias=True).encode())
+    escaped = json.dumps(answer.model_dump(mode="json", by_alias=True), separators=(",", ":"))
+    return max(len(escaped), len(answer.model_dump_json(by_alias=True).encode()))
 
 
 def test_a_success_in_full() -> None:
