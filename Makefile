@@ -46,7 +46,7 @@ gvisor: images $(STAMPS)/dev ## The same tests under gVisor: languages, files, s
 	$(PYTEST) tests/security/test_gvisor.py
 	CODECELL_ENGINE__RUNTIME=runsc $(PYTEST) $(UNDER_GVISOR)
 
-soak: setup $(STAMPS)/dev ## 2,000 mixed runs, 1,000 sessions, and the parsers fuzzed for longer (15 minutes)
+soak: setup $(STAMPS)/dev ## 2,000 mixed runs, 1,000 sessions, and the parsers fuzzed for longer (20 minutes)
 	SOAK=2000 $(PYTEST) -s --timeout 3600 tests/integration/test_soak.py tests/security/test_fuzz.py
 	SOAK_SESSIONS=1000 $(PYTEST) --timeout 3600 tests/integration/test_sessions.py -k leave_nothing_behind
 

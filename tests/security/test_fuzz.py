@@ -48,6 +48,9 @@ budget = settings(
     max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 
+# A server is opened for each example: fewer of them.
+small_budget = settings(budget, max_examples=max(EXAMPLES // 10, 100))
+
 
 def server_reads(data: bytes, cuts: list[int]) -> list[Frame]:
     """Feed a stream in pieces; whatever it is, it ends in frames or in one kind of error."""
@@ -295,7 +298,7 @@ def answers(acts: Sequence[Act], folder: Path, session: str | None) -> None:
 
 
 @pytest.mark.requirement("out:parsers")
-@budget
+@small_budget
 @given(acts=replies, session=st.sampled_from([None, "s"]))
 def test_whatever_an_agent_answers_a_caller_gets_a_result(
     spools: Path, acts: list[Act], session: str | None
