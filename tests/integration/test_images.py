@@ -1,5 +1,7 @@
 """Images made on a real engine: complete, confined, noticed when outdated, never half there."""
 
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from codecell import recipes
 from codecell.backends.docker.building import NOBODY
 from codecell.backends.docker.images import build_images, list_images, reference
 from codecell.errors import SandboxError
+from codecell.languages import DEFAULT_SET, LANGUAGES
 from codecell.sandbox import Image
 from codecell.settings import Settings
 
@@ -194,3 +197,100 @@ def test_force_builds_what_is_up_to_date(build: Build, prefix: str, recipe_copy:
     assert {event[0] for event in events} == {"base", "bash"}
     assert forced["bash"].version == first["bash"].version
     assert not any("mmdebstrap" in event[3] for event in events)
+
+
+def test_two_images_are_built_at_a_time_and_each_tells_how_far_it_is(
+    build: Build, recipe_copy: Path
+) -> None:
+    build("python", "bash")
+    append(recipe_copy / "python/hello.py", "# changed\n")
+    append(recipe_copy / "bash/hello.sh", "# changed\n")
+    _, events = build("python", "bash")
+    names = [event[0] for event in events]
+    assert max(names.index("python"), names.index("bash")) < min(
+        index for index, event in enumerate(events) if event[3].startswith("ready: ")
+    )
+    for name in ("python", "bash"):
+        steps = [step for image, step, _, _ in events if image == name]
+        assert steps == sorted(steps)
+        assert steps[-1] == 6
+
+
+def codecell(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "codecell", *arguments],
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("names", "built"),
+    [
+        ((), DEFAULT_SET),
+        (("py", "Node"), ("python", "javascript")),
+        (("--all",), tuple(LANGUAGES)),
+    ],
+    ids=["default", "some", "all"],
+)
+def test_the_command_builds_the_default_set_some_or_all(
+    installed: set[str], names: tuple[str, ...], built: tuple[str, ...]
+) -> None:
+    if not set(built) <= installed:
+        advice = "not every image is built; run `codecell images build --all`"
+        if os.environ.get("CI") == "true":
+            pytest.fail(advice)
+        pytest.skip(advice)
+    done = codecell("images", "build", *names)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[1] for line in done.stdout.splitlines()] == list(built)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("python", "--all"), "name languages or say --all, not both"),
+        (("cobol",), "unknown language 'cobol'; known: python, javascript"),
+    ],
+)
+def test_what_can_not_be_built_is_refused_in_a_sentence(names: tuple[str, ...], words: str) -> None:
+    done = codecell("images", "build", *names)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert done.stdout == ""
+
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+CLUTTER = """
+find /var/lib/apt/lists /var/cache/apt /var/log /tmp /home /sandbox -type f
+find /usr/share/doc /usr/share/man /usr/share/info /usr/share/lintian /usr/share/locale \
+    -type f ! -name copyright ! -name locale.alias ! -path /usr/share/info/dir
+"""
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_an_image_holds_no_caches_and_no_documentation(
+    engine: docker.APIClient, settings: Settings, installed: set[str], language: str
+) -> None:
+    """And it is as large as the README says, within a tenth."""
+    if language not in installed:
+        pytest.skip(f"no image for {language}")
+    name = reference(settings.engine.image_prefix, language)
+    created = engine.create_container(name, ["/bin/sh", "-c", CLUTTER])["Id"]
+    try:
+        engine.start(created)
+        engine.wait(created, timeout=60)
+        text = engine.logs(created, stdout=True, stderr=False).decode()
+    finally:
+        engine.remove_container(created, force=True)
+    assert text.split() == []
+    size = engine.inspect_image(name)["Size"] / 1e6
+    stated = re.search(rf"^\| {language} \| ([\d.]+) ([MG])B", README, re.MULTILINE)
+    if stated is None:
+        stated = re.search(
+            r"^\| each of the others \| at most ([\d.]+) ([MG])B", README, re.MULTILINE
+        )
+        assert stated is not None
+        assert size < 1.1 * float(stated[1])
+    else:
+        mb = float(stated[1]) * (1000 if stated[2] == "G" else 1)
+        assert 0.9 < size / mb < 1.1
