@@ -150,7 +150,7 @@ async def test_a_spool_whose_disk_is_full_costs_files_and_no_run(
             assert {item.reason for item in outcome.files.omitted} == {Why.NO_ROOM}
             filler.unlink()
             for item in tuple(runner.store.items("local")):
-                runner.store.forget("local", item.run_id)
+                runner.store.forget("local", {item.run_id})
 
         with anyio.fail_after(60):
             await often(runner)
