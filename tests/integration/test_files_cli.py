@@ -131,3 +131,5 @@ def test_what_a_plain_run_shows_is_told_and_its_pictures_are_saved(tmp_path: Pat
         assert (saved[:4], saved[-8:]) == (b"\x89PNG", b"IEND\xaeB`\x82")
     done = run(tmp_path, "--language", "javascript", "const a = 6; a * 7")
     assert (done.stdout, done.stderr) == ("", "codecell: result: 42\n")
+    done = run(tmp_path, "class A:\n    def __repr__(self): return ' a\\n b'\nA()")
+    assert done.stderr.splitlines() == ["codecell: result: ", "codecell:  a", "codecell:  b"]

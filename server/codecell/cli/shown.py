@@ -53,7 +53,8 @@ def values(result: ExecuteCodeOutput) -> Iterator[str]:
         if result.session is not None:
             words = [value.text, f"[{name}: {picture}]" if forms else ""]
         else:
-            words = [f"{name}:", value.text, f"[{picture}]" if forms else ""]
+            text = f"\n{value.text}" if "\n" in value.text else value.text  # its columns stay
+            words = [f"{name}:", text, f"[{picture}]" if forms else ""]
         yield " ".join(filter(None, (*words, *value.notes)))
 
 
