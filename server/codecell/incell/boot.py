@@ -62,7 +62,11 @@ def tell(codes: "dict[str, CodeType]") -> None:
     data = marshal.dumps(codes)
     for start in range(0, len(data), PIECE):
         piece = data[start : start + PIECE]
-        os.write(1, CODE + len(piece).to_bytes(4, "big") + piece)
+        frame = CODE + len(piece).to_bytes(4, "big") + piece
+        while frame:
+            frame = frame[
+                os.write(1, frame) :
+            ]  # gVisor takes a part of what a pipe has no room for
 
 
 def boot() -> "dict[str, ModuleType]":
