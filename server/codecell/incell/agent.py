@@ -18,6 +18,7 @@ import time
 
 from codecell.incell.channel import (
     CANCEL,
+    CHUNK,
     COLLECT,
     CONFIG,
     DATA,
@@ -41,7 +42,7 @@ from codecell.incell.compact import loads
 from codecell.incell.counters import Counters
 from codecell.incell.files import Tree
 from codecell.incell.lazy import module
-from codecell.incell.libc import set_dumpable
+from codecell.incell.libc import set_dumpable, widen
 from codecell.incell.modules import MODULES, USUAL
 from codecell.incell.program import FAREWELL, Program, prepare
 from codecell.incell.run import NEVER, Run, exit_or_signal
@@ -56,6 +57,8 @@ if TYPE_CHECKING:
 else:
     import _signal as signal  # see child.py
 
+FLOOD = 256 * 1024  # bytes of a stream from which on it is looked at from time to time only,
+PACE_S, PIPE = 0.002, 1024 * 1024  # so often, and its pipe holds so much meanwhile
 DRAIN_S = 2.0  # longest wait for the end of the output once every process is dead
 DELIVER_MOST = 64  # frames of files before another look at the stream
 REAP_MOST = 64  # dead processes before another look at the clock and the stream
@@ -368,6 +371,8 @@ class Agent:
         keep = output.take(chunk[:count])
         if keep:
             self.channel.pass_on(kind, run.number, keep)
+        if output.size > FLOOD and fd not in run.wide:
+            run.wide[fd] = kind != VALUES and widen(fd, PIPE)
         if run.done:
             run.drained += count
         if run.too_much and run.status is None and not run.ended:
@@ -391,32 +396,38 @@ class Agent:
         return True
 
     def poll(self) -> dict[int, int]:
+        """Wait until there is something to do; return what is ready."""
         poller = select.poll()
         poller.register(self.channel.input, select.POLLIN)
         poller.register(self.wake_r, select.POLLIN)
         if self.channel.pending:
             poller.register(self.channel.output, select.POLLOUT)
-        timeout_s = NEVER
         run, spare = self.run, self.spare
         if spare is not None and not spare.waiting:
             poller.register(spare.oops, select.POLLIN)
+        timeout_s = self.channel.held_s
         if run is not None:
-            # Output is taken only while there is room to pass it on: the pipe is the backpressure.
-            if self.channel.room:
-                for fd in run.child.pipes:
-                    poller.register(fd, select.POLLIN)
-            if run.step and run.status is None and not self.session.deaf:
-                poller.register(run.child.oops, select.POLLIN)
-            timeout_s = max(0.0, run.deadline - time.monotonic())
-            if run.done and self.channel.room:
-                timeout_s = 0.0  # what is in the pipes is all there is to come
+            timeout_s = min(timeout_s, self.attend(run, poller))
         elif self.outbox is not None and self.channel.room:
             timeout_s = 0.0
-        timeout_s = min(timeout_s, self.channel.held_s)
         if timeout_s == NEVER:
             return dict(poller.poll())
         # Rounded up, so that a deadline has passed then; but not to look is not to wait.
         return dict(poller.poll(timeout_s * 1000 + 0.5 if timeout_s else 0))
+
+    def attend(self, run: Run, poller: select.poll) -> float:
+        """Look out for what a run does; return the seconds until the next look at the latest."""
+        timeout_s = max(0.0, run.deadline - time.monotonic())
+        if run.step and run.status is None and not self.session.deaf:
+            poller.register(run.child.oops, select.POLLIN)
+        if not self.channel.room:
+            return timeout_s  # output waits meanwhile: the pipe is the backpressure
+        for fd in run.child.pipes:
+            if run.status is None and run.wide.get(fd):
+                timeout_s = min(timeout_s, PACE_S)  # else each 8 kB of a flood would wake us
+            else:
+                poller.register(fd, select.POLLIN)
+        return 0.0 if run.done else timeout_s  # what is in the pipes is all there is to come
 
     def welcome(self, spare: Child) -> None:
         """Say that a child waits, or give the cell up."""
@@ -445,8 +456,9 @@ class Agent:
     def serve(self, run: Run, ready: dict[int, int]) -> None:
         """Move output, and see whether the run is over."""
         for fd in list(run.child.pipes):
-            if fd in ready and self.channel.room:
-                self.pump(run, fd)
+            for _ in range(PIPE // CHUNK if run.wide.get(fd) else fd in ready):
+                if not self.channel.room or not self.pump(run, fd):
+                    break
         if run.step and run.status is None and not self.session.deaf:
             code = self.session.heard(run.number)
             if code is not None:

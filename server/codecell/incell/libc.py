@@ -9,6 +9,7 @@ PR_SET_DUMPABLE = 4
 PR_CAPBSET_DROP = 24
 CAPABILITIES = 64  # more than there are: asking for one that is not there ends the list
 MADV_DONTFORK = 10
+F_SETPIPE_SZ = 1031
 IPC_PRIVATE = 0
 IPC_RMID = 0
 
@@ -29,6 +30,11 @@ def drop_bounds() -> None:
     for number in range(CAPABILITIES):
         if _libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0) != 0:
             return
+
+
+def widen(pipe: int, size: int) -> bool:
+    """Have a pipe hold so many bytes; false where that is not to be had."""
+    return bool(_libc.fcntl(pipe, F_SETPIPE_SZ, size) >= size)
 
 
 def unforked_buffer(size: int) -> memoryview:

@@ -29,7 +29,7 @@ class Run:
     __slots__ = (
         "again", "before", "case", "child", "compiles", "deadline", "done", "drained", "ended",
         "ending", "kill_bytes", "looked", "maxrss_bytes", "number", "oom_mark", "outputs",
-        "parting", "session", "started", "status", "step", "timeout_s", "values",
+        "parting", "session", "started", "status", "step", "timeout_s", "values", "wide",
     )  # fmt: skip
 
     def __init__(self, number: int, child: Child, limits: dict[str, Any]) -> None:
@@ -46,6 +46,7 @@ class Run:
         self.drained = 0  # bytes taken since then
         keep, tail = limits["keep"], limits["tail"]
         self.outputs = {kind: Output(kind, keep, tail) for kind in (STDOUT, STDERR)}
+        self.wide: dict[int, bool] = {}  # pipes that much came through; whether they hold more now
         self.values: int = limits["values"]  # bytes of them that the server takes
         self.ending = "exited"
         self.status: int | None = None  # as wait4 has it, once the program is dead
