@@ -64,10 +64,10 @@ def _kept(value: object) -> Kept | None:
 
 
 def words(value: object, most: int) -> str:
-    """Return a cell's text, short and encodable: a JSON string may hold half a surrogate pair."""
+    """Return a cell's text, short and printable: it may hold escapes or half a surrogate pair."""
     if not isinstance(value, str):
         return "(not a text)"
-    return value[:most].encode("utf-8", "replace").decode()
+    return "".join(char if char.isprintable() else "?" for char in value[:most])
 
 
 def _whole(value: object, most: int) -> int:
