@@ -109,6 +109,7 @@ _WARM = (
         aliases=("science", "datascience"),
         file_name="main.py",
         launch=Launch.FORK,
+        kernel=Kernel(source="kernel.py"),
         start_variables=("PYTHON", "LANG", "LC_", "LD_", "TZ"),
         run=("/usr/bin/python3", "{main}"),
         version=("/usr/bin/python3", "--version"),

@@ -354,6 +354,33 @@ async def test_frames_as_text_and_html(client: Client, science: str) -> None:
     assert len(answer.value["mime"]["text/html"]) < 200_000
 
 
+async def test_figures_and_frames_of_a_sessions_steps(client: Client, science: str) -> None:
+    session = {"session_id": "figures"}
+
+    async def step(code: str) -> Answer:
+        return await execute(client, science, code, **session)
+
+    answer = (await step(FIGURES)).ok()
+    assert answer.facts["session"]["kept"] == ["files", "variables"]
+    assert answer.facts["stdout"] == "one\ntwo\n"
+    shown = [value["files"][0] for value in answer.facts["displays"]]
+    assert [item["image"] for item in shown] == [1, 2, 3]
+    assert [pixels(image)[0] > 400 for image in answer.images] == [False, False, True]
+    assert (await step("plt.get_fignums()")).value["json"] == []  # each is shown in its own step
+    again = (await step("fig")).ok()
+    assert (again.facts["displays"], again.value["files"][0]["image"]) == ([], 1)
+    assert pixels(again.images[0]) == pixels(answer.images[2])
+    failed = await step("plt.figure(figsize=(2, 1)); plt.plot([1])\n1 / 0")
+    assert (failed.facts["status"], len(failed.images)) == ("execution_error", 1)
+
+    await step("import pandas as pd\nframe = pd.DataFrame({'a': [1, 2], 'b': ['x', '<y>']})")
+    answer = (await step("frame[frame.a > 1]")).ok()
+    assert answer.value["text"] == "   a    b\n1  2  <y>"
+    assert "<td>&lt;y&gt;</td>" in answer.value["mime"]["text/html"]
+    assert answer.images == []
+    await client.call_tool("close_session", session)
+
+
 async def test_the_rest_of_the_stack(client: Client, science: str) -> None:
     code = (
         "import sympy, PIL.Image\nx = sympy.Symbol('x')\n"

@@ -16,6 +16,7 @@ from codecell.cli.repl_commands import complete
         ("python", "def f():\n    return 1\n", True),
         ("python", "x = = 1", True),
         ("python", "await f()", True),
+        ("python-science", "def f():", False),
         ("python", "'''open", False),
         ("javascript", "f({", False),
         ("javascript", "f({\na: ')'})", True),

@@ -194,7 +194,7 @@ def complete(language: str, text: str, *, interpreter: bool) -> bool:
     """Tell whether a step can be sent, or a line more is wanted; pure."""
     if not interpreter:
         return text.endswith("\n") or not text.strip()
-    if language == "python":
+    if language in ("python", "python-science"):
         return _python_complete(text)
     depth, quote, escaped = 0, "", False
     for char in text:
