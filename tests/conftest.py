@@ -73,9 +73,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     manifest = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(manifest)
     otherwise = [
-        item for item in items
-        if item.nodeid.partition("[")[0].removeprefix("tests/") in manifest.OTHERWISE
-    ]  # fmt: skip
+        item for item in items if manifest.is_otherwise(item.nodeid.removeprefix("tests/"))
+    ]
     if otherwise:
         config.hook.pytest_deselected(items=otherwise)
         items[:] = [item for item in items if item not in otherwise]

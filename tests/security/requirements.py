@@ -342,6 +342,10 @@ REQUIREMENTS: dict[str, Requirement] = {
         "A program in a session can decide its own exit code, and no status, limit or report.",
         "the agent and the kernel tell the ending; what the interpreter says is one number",
     ),
+    "session:truthful": Requirement(
+        "However a step of a session ends, its report says what survived, and that did.",
+        "the agent tells what it kept; a cell that is gone is `lost_and_recreated`",
+    ),
     "session:server-killed": Requirement(
         "`kill -9` of the server ends its sessions and all that runs in them within 5 seconds.",
         "as for every cell",
@@ -495,7 +499,8 @@ REQUIREMENTS: dict[str, Requirement] = {
 
 
 SEEN = "a program's processes are gVisor's own, and the host sees none of them"
-# What the tests under gVisor leave out (`make gvisor`), with what is so there instead.
+# What the tests under gVisor leave out (`make gvisor`), with what is so there instead: whole tests,
+# or the one case that is named in brackets by its pytest id.
 OTHERWISE: dict[str, str] = {
     "security/test_privileges.py::"
     "test_own_status_shows_no_capability_no_new_privileges_and_a_filter":
@@ -516,6 +521,9 @@ OTHERWISE: dict[str, str] = {
     "security/test_cells.py::test_kill_9_of_the_server_leaves_nothing_behind_within_5_seconds":
         SEEN,
     "security/test_sessions.py::test_kill_9_of_the_server_ends_its_sessions": SEEN,
+    "integration/test_sessions.py::test_each_ending_says_what_survived_and_it_did[memory]":
+        "a memory bomb may end all of gVisor: then the session's files are lost too, and the report "
+        "says so (`session:truthful`)",
     "security/test_filesystem.py::test_writing_everywhere_succeeds_in_the_scratch_places_alone":
         "there is no /dev/mqueue",
     "security/test_filesystem.py::test_mount_table_has_no_host_directory_and_no_socket":
@@ -540,16 +548,36 @@ def otherwise() -> str:
     return "\n".join([*lines, *(f"| `{test}` | {why} |" for test, why in OTHERWISE.items())])
 
 
+def is_otherwise(test: str) -> bool:
+    """Tell whether a test, by its pytest id from tests/ on, is among them: whole or this case."""
+    return test in OTHERWISE or test.partition("[")[0] in OTHERWISE
+
+
 def marks() -> Iterator[tuple[str, str]]:
     """Yield (requirement ID, test) for every mark under tests/, read without importing anything."""
+    for test, decorators in _tests():
+        for decorator in decorators:
+            if identifier := _identifier(decorator):
+                yield identifier, test
+
+
+def cases() -> Iterator[str]:
+    """Yield test[id] for every case whose id is written down in its test's decorators."""
+    for test, decorators in _tests():
+        for decorator in decorators:
+            for node in ast.walk(decorator):
+                if isinstance(node, ast.keyword) and node.arg in {"id", "ids"}:
+                    for part in ast.walk(node.value):
+                        if isinstance(part, ast.Constant):
+                            yield f"{test}[{part.value}]"
+
+
+def _tests() -> Iterator[tuple[str, list[ast.expr]]]:
     for path in sorted(TESTS.rglob("test_*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
         for node in ast.walk(tree):
-            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                continue
-            for decorator in node.decorator_list:
-                if identifier := _identifier(decorator):
-                    yield identifier, f"{path.relative_to(TESTS)}::{node.name}"
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield f"{path.relative_to(TESTS)}::{node.name}", node.decorator_list
 
 
 def _identifier(decorator: ast.expr) -> str | None:

@@ -18,7 +18,7 @@ from codecell.attack.assault import opened
 from codecell.attack.catalogue import State
 from codecell.backends.docker.images import list_images
 from codecell.backends.docker.runtimes import Kernel, read_runtimes
-from codecell.model import Input, Outcome, Request, Status
+from codecell.model import Input, Outcome, Request, SessionReport, SessionState, Status
 from codecell.settings import Settings, load
 
 pytestmark = [pytest.mark.anyio, pytest.mark.docker]
@@ -223,6 +223,31 @@ async def test_memory_bomb_ends_within_the_cells_memory(execute: Execute) -> Non
     assert outcome.status is Status.OUT_OF_MEMORY, outcome.error_message
     assert outcome.stdout.text == "begin\n"
     assert outcome.usage.peak_memory_bytes <= outcome.plan.cell.limits.memory_bytes
+
+
+@pytest.mark.requirement("session:truthful")
+@pytest.mark.parametrize(
+    "bomb",
+    ["bytearray(10**9)", "hoard = []\nwhile True: hoard.append(b'x' * (4 << 20))"],
+    ids=["at once", "slowly"],
+)
+async def test_report_is_true_whether_a_memory_bomb_ends_the_program_or_all_of_gvisor(
+    execute: Execute, bomb: str
+) -> None:
+    async def step(code: str) -> tuple[Outcome, SessionReport]:
+        outcome = await execute(code, session_id=f"bomb {len(bomb)}".replace(" ", "-"), timeout_s=60)
+        assert outcome.session is not None
+        return outcome, outcome.session
+
+    await step("open('file', 'w').write('text'); x = 'kept'")
+    ended, report = await step(f"print('begin', flush=True)\n{bomb}")
+    assert (ended.status, ended.stdout.text) == (Status.OUT_OF_MEMORY, "begin\n")
+    lost = report.state is SessionState.LOST_AND_RECREATED
+    assert report.kept == (() if lost else ("files",))
+    assert ("ran out of memory in this call" in (report.reason or "")) == lost
+    after, report = await step("import os; print(os.listdir('.'), globals().get('x', 'lost'))")
+    assert after.stdout.text == ("[] lost\n" if lost else "['file'] lost\n")
+    assert report.state is SessionState.REUSED
 
 
 @pytest.mark.requirement("gvisor:ends")
