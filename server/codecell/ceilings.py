@@ -64,7 +64,8 @@ def run_limits(
         timeout_s=wanted,
         output_chars=limits.output_chars,
         output_kill_bytes=int(limits.output_kill),
-        total_chars=tokens * CHARS_PER_TOKEN,
+        # The number of tokens is only a default; both streams whole are the ceiling, tests or not.
+        total_chars=min(tokens * CHARS_PER_TOKEN, 2 * limits.output_chars),
         stream_bytes=int(limits.stream),
         values_bytes=int(limits.values),
     )

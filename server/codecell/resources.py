@@ -31,9 +31,10 @@ from mcp.types import (
 from pydantic_core import to_json
 
 from codecell.callers import Caller, Scope
-from codecell.errors import ResourceNotFound
+from codecell.errors import Denied, ResourceNotFound
 from codecell.files import image_type
 from codecell.model import ChangedFile
+from codecell.observer import Observers
 from codecell.settings import FileSettings
 from codecell.store import Item, Store
 from codecell.visible import harmless, json_size
@@ -53,7 +54,14 @@ _TEXTUAL = ("text/", "application/json", "application/xml", "application/jsonl",
 class Resources:
     """The handlers, for one store and what is known beside it."""
 
-    def __init__(self, store: Store, caller_of: Callable[[Context], Caller], facts: Facts) -> None:
+    def __init__(
+        self,
+        store: Store,
+        caller_of: Callable[[Context], Caller],
+        facts: Facts,
+        observers: Observers,
+    ) -> None:
+        self._observers = observers
         self._store = store
         self._caller_of = caller_of
         self._facts = facts
@@ -199,8 +207,11 @@ class Resources:
 
     def _reader(self, context: Context) -> Caller:
         caller = self._caller_of(context)
-        if denied := caller.lacks(Scope.READ):
-            raise MCPError(INVALID_PARAMS, denied)
+        try:
+            caller.require(Scope.READ)
+        except Denied as error:
+            self._observers.refused(caller.name, None, error)
+            raise MCPError(INVALID_PARAMS, str(error)) from error
         return caller
 
 

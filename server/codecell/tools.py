@@ -99,7 +99,7 @@ def build_server(
         run = runner.recent.find(uri.removeprefix(f"{SCHEME}runs/"), caller)
         return run.as_json() if run is not None else None
 
-    resources = Resources(runner.store, caller_of, facts)
+    resources = Resources(runner.store, caller_of, facts, runner.observers)
     handlers = _Handlers(runner, settings, resources)
 
     async def list_tools(_: Context, __: PaginatedRequestParams | None) -> ListToolsResult:
@@ -121,6 +121,7 @@ def build_server(
                 case name:
                     known = ", ".join(tool.name for tool in tools)
                     problem = f"Unknown tool {name[:64]!r}; the tools are {known}"
+                    runner.observers.refused(caller.name, None, RequestError(problem))
                     raise MCPError(INVALID_PARAMS, problem)
         except RequestError as error:  # there is no run that would tell of it
             runner.observers.refused(caller.name, None, error)

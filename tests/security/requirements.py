@@ -522,8 +522,8 @@ OTHERWISE: dict[str, str] = {
         SEEN,
     "security/test_sessions.py::test_kill_9_of_the_server_ends_its_sessions": SEEN,
     "integration/test_sessions.py::test_each_ending_says_what_survived_and_it_did[memory]":
-        "a memory bomb may end all of gVisor: then the session's files are lost too, and the report "
-        "says so (`session:truthful`)",
+        "a memory bomb may end all of gVisor: then the session's files are lost too, and the "
+        "report says so (`session:truthful`)",
     "security/test_filesystem.py::test_writing_everywhere_succeeds_in_the_scratch_places_alone":
         "there is no /dev/mqueue",
     "security/test_filesystem.py::test_mount_table_has_no_host_directory_and_no_socket":

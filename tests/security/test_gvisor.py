@@ -235,7 +235,7 @@ async def test_report_is_true_whether_a_memory_bomb_ends_the_program_or_all_of_g
     execute: Execute, bomb: str
 ) -> None:
     async def step(code: str) -> tuple[Outcome, SessionReport]:
-        outcome = await execute(code, session_id=f"bomb {len(bomb)}".replace(" ", "-"), timeout_s=60)
+        outcome = await execute(code, session_id=f"bomb{len(bomb)}", timeout_s=60)
         assert outcome.session is not None
         return outcome, outcome.session
 

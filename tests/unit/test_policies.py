@@ -301,6 +301,7 @@ def test_whatever_is_asked_for_stays_within_the_callers_own_policy(
         assert cell.limits.pids <= limits.max_processes
         assert 0 < planned.limits.timeout_s <= limits.max_timeout_s
         assert planned.limits.output_chars == limits.output_chars
+        assert 0 < planned.limits.total_chars <= 2 * limits.output_chars
         assert len(request.code.encode()) <= limits.code
         assert len(planned.stdin) <= limits.stdin
         assert planned.limits.output_kill_bytes == limits.output_kill

@@ -258,16 +258,23 @@ async def test_observers_hear_of_scopes_that_lack() -> None:
     async with Client(server) as client:
         for tool in ("execute_code", "list_languages", "list_sessions", "close_session"):
             assert "lacks the scope" in text_of(await client.call_tool(tool, {}))
-    assert len(refusals.told) == 4
+        with pytest.raises(MCPError, match="lacks the scope 'read'"):
+            await client.read_resource("codecell://posture")
+        with pytest.raises(MCPError, match="lacks the scope 'read'"):
+            await client.list_resources()
+    assert len(refusals.told) == 6
     assert all(line.startswith("ann None Denied: Caller 'ann' lacks") for line in refusals.told)
 
 
 async def test_an_unknown_tool_is_a_protocol_error(connect: Connect) -> None:
-    async with connect(ScriptedRunner()) as client:
+    runner, refusals = ScriptedRunner(), Refusals()
+    runner.observers.join(refusals)
+    async with connect(runner) as client:
         with pytest.raises(MCPError) as caught:
             await client.call_tool("run_code", {})
     assert caught.value.error.code == INVALID_PARAMS
     assert "execute_code, list_languages" in caught.value.error.message
+    assert refusals.told == [f"local None RequestError: {caught.value.error.message}"]
 
 
 async def test_languages(connect: Connect) -> None:

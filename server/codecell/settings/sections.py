@@ -69,7 +69,8 @@ class LimitSettings(Section):
     max_output_chars: Count = Field(400_000, description="Ceiling for output_chars")
     output_tokens: Count = Field(
         25_000,
-        description="Tokens of output, of four characters each, that a result shows in all",
+        description="Tokens of output, of four characters each, that a result shows in all: a "
+        "default for max_output_tokens, whose ceiling is output_chars of both streams",
     )
     stream: Size = Field(
         ByteSize(MIB), description="Bytes of stdout, and of stderr, that can be read later"
