@@ -357,18 +357,19 @@ class Agent:
         Returns:
             Whether there was anything.
         """
+        kind = run.child.pipes[fd]
+        output = run.outputs[kind]
         chunk = self.channel.chunk()
+        place = output.place(chunk)
         try:
-            count = os.readv(fd, [chunk])
+            count = os.readv(fd, [place])
         except BlockingIOError:
             return False
         if count == 0:
             os.close(fd)
             del run.child.pipes[fd]
             return False
-        kind = run.child.pipes[fd]
-        output = run.outputs[kind]
-        keep = output.take(chunk[:count])
+        keep = output.take(place[:count], placed=place is not chunk)
         if keep:
             self.channel.pass_on(kind, run.number, keep)
         if output.size > FLOOD and fd not in run.wide:

@@ -45,14 +45,25 @@ class Output:
         self._sent = 0
         self._sha256: Any = None
 
-    def take(self, chunk: memoryview) -> int:
-        """Take what was read; return how much of it goes to the server now."""
+    def place(self, chunk: memoryview) -> memoryview:
+        """Return where to read to: `chunk`, or past what is kept where the end is gathered."""
+        return self._room_for(chunk) if self.tail and self.size >= self.keep else chunk
+
+    def take(self, chunk: memoryview, *, placed: bool = False) -> int:
+        """Take what was read; return how much of it goes to the server now.
+
+        Args:
+            placed: whether it was read to where `place` said.
+        """
         count = len(chunk)
         pass_on = min(count, max(self.keep - self.size, 0))
         if self.tail:
             self._hash(chunk)
-            if pass_on < count:
-                self._take_tail(chunk[pass_on:])
+            if placed:
+                self._end += count
+            elif pass_on < count:
+                self._room_for(chunk[pass_on:])[:] = chunk[pass_on:]
+                self._end += count - pass_on
         self.size += count
         return pass_on
 
@@ -70,14 +81,13 @@ class Output:
             self._sha256 = hashlib.sha256(self._head[: self.size] if self._head else b"")
             self._sha256.update(chunk)
 
-    def _take_tail(self, chunk: memoryview) -> None:
+    def _room_for(self, chunk: memoryview) -> memoryview:
         if self._tail is None:
             self._tail = _buffer("tail", self._kind, 4 * self.tail + CHUNK)
         if self._end + len(chunk) > len(self._tail):
             self._tail[: self.tail] = self._tail[self._end - self.tail : self._end]
             self._end = self.tail
-        self._tail[self._end : self._end + len(chunk)] = chunk
-        self._end += len(chunk)
+        return self._tail[self._end : self._end + len(chunk)]
 
     def rest(self, chunk: memoryview) -> int:
         """Write the next part of the end into `chunk`; return how much, 0 when all is sent.
