@@ -400,6 +400,21 @@ async def test_a_long_output_can_be_read_from_its_beginning(
     assert cold_runner.store.read(item) == data[:most]
 
 
+@pytest.mark.usefixtures("engine")
+async def test_the_end_of_a_long_output_comes_with_the_end_of_its_program() -> None:
+    """What waits for room in the stream goes on when there is room: it came 2 s late."""
+    flood = "import sys\nfor n in range(200): sys.stdout.write('x' * 99_999 + '\\n')"
+    flags = {"pool": {"languages": ["python"], "min": 1, "max": 1, "reuse": "caller"}}
+    async with open_runner(load(flags=flags)) as runner:
+        await runner.execute(Request(language="python", code="pass"))
+        late = []
+        for _ in range(12):
+            outcome = await runner.execute(Request(language="python", code=flood))
+            assert outcome.stdout.total_bytes == 20_000_000
+            late.append(outcome.execution_time_s - outcome.usage.wall_s)
+        assert max(late) < 1.5, late
+
+
 async def test_a_larger_cap_keeps_more(engine: Any) -> None:
     flags = {"pool": {"min": 0, "max": 0}, "limits": {"stream": "8MiB"}}
     async with open_runner(load(flags=flags)) as runner:

@@ -305,8 +305,8 @@ def read(output: Output, data: bytes) -> int:
     """Have an output take what was read, as the agent does; return how much is passed on."""
     chunk = memoryview(bytearray(len(data)))
     place = output.place(chunk)
-    place[:] = data
-    return output.take(place, placed=place is not chunk)
+    place[: len(data)] = data
+    return output.take(place[: len(data)], placed=place is not chunk)
 
 
 @given(

@@ -440,6 +440,8 @@ class Agent:
     def loop(self) -> NoReturn:
         while True:
             ready = self.poll()
+            if self.channel.output in ready:
+                self.channel.flush()  # first: what waits for room is only looked at below
             if self.wake_r in ready:
                 self.reap()
             if self.spare is not None and self.spare.oops in ready:
@@ -451,7 +453,7 @@ class Agent:
                 self.serve(self.run, ready)
             elif self.outbox is not None:
                 self.deliver(self.outbox)
-            if self.channel.output in ready or self.channel.held_out:
+            if self.channel.held_out:
                 self.channel.flush()
 
     def serve(self, run: Run, ready: dict[int, int]) -> None:

@@ -5,13 +5,13 @@ What lies between is counted and hashed. The bytes rest in memory that a fork do
 
 from __future__ import annotations
 
-from codecell.incell.channel import CHUNK
 from codecell.incell.libc import unforked_buffer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+BULK = 256 * 1024  # read at a time past what is kept
 HELD = 512 * 1024  # of a stream's beginning, before there is a hash of it
 
 # One for each stream, made when a stream first needs it, for all runs: they are never unmapped.
@@ -47,7 +47,7 @@ class Output:
 
     def place(self, chunk: memoryview) -> memoryview:
         """Return where to read to: `chunk`, or past what is kept where the end is gathered."""
-        return self._room_for(chunk) if self.tail and self.size >= self.keep else chunk
+        return self._room_for(BULK) if self.tail and self.size >= self.keep else chunk
 
     def take(self, chunk: memoryview, *, placed: bool = False) -> int:
         """Take what was read; return how much of it goes to the server now.
@@ -62,7 +62,7 @@ class Output:
             if placed:
                 self._end += count
             elif pass_on < count:
-                self._room_for(chunk[pass_on:])[:] = chunk[pass_on:]
+                self._room_for(count - pass_on)[:] = chunk[pass_on:]
                 self._end += count - pass_on
         self.size += count
         return pass_on
@@ -81,13 +81,13 @@ class Output:
             self._sha256 = hashlib.sha256(self._head[: self.size] if self._head else b"")
             self._sha256.update(chunk)
 
-    def _room_for(self, chunk: memoryview) -> memoryview:
+    def _room_for(self, size: int) -> memoryview:
         if self._tail is None:
-            self._tail = _buffer("tail", self._kind, 4 * self.tail + CHUNK)
-        if self._end + len(chunk) > len(self._tail):
+            self._tail = _buffer("tail", self._kind, 4 * self.tail + BULK)
+        if self._end + size > len(self._tail):
             self._tail[: self.tail] = self._tail[self._end - self.tail : self._end]
             self._end = self.tail
-        return self._tail[self._end : self._end + len(chunk)]
+        return self._tail[self._end : self._end + size]
 
     def rest(self, chunk: memoryview) -> int:
         """Write the next part of the end into `chunk`; return how much, 0 when all is sent.
