@@ -40,7 +40,7 @@ security: setup $(STAMPS)/dev ## The attacks against real cells
 # What also has to hold there; tests/security/requirements.py says what is otherwise, and why.
 UNDER_GVISOR := $(addprefix tests/integration/test_,languages.py fidelity.py sessions.py files.py \
 	values.py cases.py) $(addprefix tests/security/test_,network.py privileges.py processes.py \
-	output.py cells.py filesystem.py sessions.py reuse.py resources.py)
+	output.py cells.py filesystem.py sessions.py reuse.py resources.py walls.py)
 gvisor: images $(STAMPS)/dev ## The same tests under gVisor: languages, files, sessions, walls (30 minutes)
 	@$(BIN)/codecell setup --yes --runtime runsc
 	$(PYTEST) tests/security/test_gvisor.py

@@ -50,7 +50,10 @@ REQUIREMENTS: dict[str, Requirement] = {
     "fs:tmpfs-size": Requirement(
         "A cell writes no more than the size of its /sandbox and /tmp.", "tmpfs `size=`"
     ),
-    "fs:tmpfs-inodes": Requirement("A flood of empty files ends at a bound.", "tmpfs `nr_inodes=`"),
+    "fs:tmpfs-inodes": Requirement(
+        "A flood of empty files ends at a bound.",
+        "tmpfs `nr_inodes=`; in /dev/shm the cell's memory, which they cost",
+    ),
     "fs:file-size": Requirement(
         "No file grows past the size of /sandbox, sparse ones included.", "ulimit `fsize`"
     ),
@@ -62,6 +65,11 @@ REQUIREMENTS: dict[str, Requirement] = {
         "Kernel settings, cgroup limits and sysrq can't be written.",
         "`ReadonlyPaths`, read-only sysfs and cgroups, no root",
     ),
+    "fs:masks": Requirement(
+        "What the kernel tells of the host is covered, also what the engine's own list does not "
+        "have yet, and kernel settings are read-only for everyone.",
+        "`MaskedPaths` and `ReadonlyPaths` in full, whatever the engine's defaults are",
+    ),
     # --- privileges ---
     "priv:not-root": Requirement(
         "A program is never root, and can't become any other user.",
@@ -72,6 +80,10 @@ REQUIREMENTS: dict[str, Requirement] = {
         "a free uid per container, claimed by its name",
     ),
     "priv:no-capabilities": Requirement("All five capability sets are empty.", "`CapDrop: ALL`"),
+    "priv:apparmor": Requirement(
+        "Where the engine has AppArmor its profile confines every cell, or the cell is not used.",
+        "`apparmor=docker-default` by name, read back from the engine",
+    ),
     "priv:no-new-privileges": Requirement(
         "No executed file can add a privilege.", "`no-new-privileges`"
     ),
@@ -135,6 +147,11 @@ REQUIREMENTS: dict[str, Requirement] = {
         "the agent's deadline and SIGKILL; the server's own behind it",
     ),
     "res:open-files": Requirement("Open files are bounded.", "ulimit `nofile`"),
+    "res:rlimits": Requirement(
+        "Every run begins with the cell's hard limits on core dumps, file size, open files and "
+        "locked memory.",
+        "ulimits, hard and soft the same",
+    ),
     "res:no-core-dumps": Requirement("A crash writes no core dump.", "ulimit `core` 0"),
     # --- output ---
     "out:flood": Requirement(
@@ -223,6 +240,15 @@ REQUIREMENTS: dict[str, Requirement] = {
     "cell:ipc-apart": Requirement(
         "Cells that live at the same time share no IPC.", "`IpcMode: private`"
     ),
+    "cell:namespaces": Requirement(
+        "A cell has mounts, processes, network, IPC, host name and cgroups of its own: none of "
+        "these namespaces is the host's or another cell's.",
+        "a namespace of each kind per container (`PidMode`, `IpcMode`, `UTSMode`, `CgroupnsMode`)",
+    ),
+    "cell:one-file": Requirement(
+        "Everything that the engine is told of a cell stands in one file, and it adds nothing.",
+        "`backends/docker/spec.py` is the whole body of the create call",
+    ),
     "cell:verified": Requirement(
         "A cell that the engine made with a wall missing is not used.",
         "the first of each kind is compared with what was asked",
@@ -274,9 +300,14 @@ REQUIREMENTS: dict[str, Requirement] = {
     ),
     # --- what is told of the host ---
     "host:no-info": Requirement(
-        "Host name, name servers, container id, boot id, boot parameters, devices and kernel log "
+        "Host name, name servers, cgroup paths, boot id, boot parameters, devices and kernel log "
         "of the host are not told.",
         "constants, `CgroupnsMode: private`, `MaskedPaths`, seccomp",
+    ),
+    "host:mounts": Requirement(
+        "The mount table tells of the host only where the engine keeps its data, on which disk, "
+        "and the cell's own id.",
+        "no binds; what Docker itself mounts",
     ),
     "host:no-environment": Requirement(
         "The server's environment and secrets are not in a cell.", "environment from scratch"
@@ -526,6 +557,16 @@ OTHERWISE: dict[str, str] = {
         "report says so (`session:truthful`)",
     "security/test_filesystem.py::test_writing_everywhere_succeeds_in_the_scratch_places_alone":
         "there is no /dev/mqueue",
+    "security/test_walls.py::"
+    "test_comparing_namespaces_finds_none_of_the_hosts_and_none_of_another_cells":
+        "each cell has a kernel of its own, which numbers its namespaces as every other does, and "
+        "has none for cgroups",
+    "security/test_walls.py::"
+    "test_looking_at_the_mounts_finds_every_mask_and_every_read_only_path":
+        "what would be masked is not there or is gVisor's own, and nothing is mounted over it",
+    "security/test_walls.py::"
+    "test_mount_table_tells_of_the_host_the_engines_own_folder_and_disk_alone":
+        "the table is gVisor's own: of the host it tells the cell's container id alone",
     "security/test_filesystem.py::test_mount_table_has_no_host_directory_and_no_socket":
         "/dev has `fuse` and `net/tun` of gVisor's own kernel; no device of the host",
     "security/test_filesystem.py::test_flood_of_empty_files_ends_with_no_space":

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
+from codecell.model import Outcome, Status
 from codecell.settings import Settings
 
 pytestmark = [pytest.mark.anyio, pytest.mark.docker]
+Execute = Callable[..., Awaitable[Outcome]]
 Facts = Callable[..., Awaitable[Any]]
 
 
@@ -104,20 +106,40 @@ else:
 
 
 @pytest.mark.requirement("fs:tmpfs-inodes")
-async def test_flood_of_empty_files_ends_with_no_space(facts: Facts) -> None:
-    found = await facts("""
-import errno, json, os
+@pytest.mark.parametrize("place", ["/sandbox", "/tmp"])
+async def test_flood_of_empty_files_ends_with_no_space(facts: Facts, place: str) -> None:
+    found = await facts(
+        """
+import errno, json, os, sys
 made = 0
 try:
     for made in range(30_000):
-        os.close(os.open(f"/sandbox/{made}", os.O_CREAT | os.O_WRONLY))
+        os.close(os.open(f"{sys.argv[1]}/{made}", os.O_CREAT | os.O_WRONLY))
 except OSError as error:
     print(json.dumps([errno.errorcode[error.errno], made]))
 else:
     print(json.dumps(["never full", made]))
-""")
+""",
+        args=(place,),
+    )
     assert found[0] == "ENOSPC"
     assert found[1] < 20_000
+
+
+@pytest.mark.requirement("fs:tmpfs-inodes")
+async def test_flood_of_empty_files_where_none_are_counted_ends_as_out_of_memory(
+    execute: Execute,
+) -> None:
+    outcome = await execute(
+        """
+import os
+for made in range(10_000_000):
+    os.close(os.open(f"/dev/shm/{made}", os.O_CREAT | os.O_WRONLY))
+""",
+        timeout_s=60,
+    )
+    assert outcome.status is Status.OUT_OF_MEMORY
+    assert outcome.usage.peak_memory_bytes <= outcome.plan.cell.limits.memory_bytes
 
 
 @pytest.mark.requirement("fs:file-size")

@@ -80,6 +80,7 @@ def test_security_options_are_no_new_privileges_and_our_profile() -> None:
     assert _host()["SecurityOpt"] == ["no-new-privileges", f"seccomp={seccomp.profile('x86_64')}"]
 
 
+@pytest.mark.requirement("priv:apparmor")
 def test_apparmor_is_named_where_the_engine_has_it() -> None:
     options = _body(apparmor=True)["HostConfig"]["SecurityOpt"]
     assert options[2:] == ["apparmor=docker-default"]
@@ -404,6 +405,7 @@ def test_missing_wall_is_a_defect_that_names_it(wall: str) -> None:
     assert len(found[0]) < 250
 
 
+@pytest.mark.requirement("priv:apparmor")
 def test_missing_apparmor_is_a_defect_where_it_was_asked_for() -> None:
     body = _body(apparmor=True)
     assert defects(body, _made(body)) == ["AppArmorProfile is ''"]
