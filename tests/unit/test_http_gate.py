@@ -163,6 +163,28 @@ async def test_only_origins_that_are_allowed(origin: str, status: int) -> None:
     assert answer.status_code == status
 
 
+@pytest.mark.requirement("audit:complete")
+async def test_observers_hear_of_what_never_became_a_call() -> None:
+    told: list[str] = []
+
+    def refused(caller: str, request: None, error: CodecellError) -> None:
+        assert request is None
+        told.append(f"{caller} {type(error).__name__}: {error}")
+
+    json_ = {"content-type": "application/json"}
+    async with client(refused=refused) as http:
+        assert (await http.post("/mcp", json=INITIALIZE)).status_code == 200
+        assert (await http.get("/health")).status_code == 200
+        assert told == []
+        assert (await http.post("/mcp", content=b"{", headers=json_)).status_code == 400
+        large = b" " * (Settings().body_bytes + 1)
+        assert (await http.post("/mcp", content=large, headers=json_)).status_code == 413
+    assert told == [
+        "local RequestError: HTTP 400: not a message of MCP's",
+        "local RequestError: HTTP 413: the body is too large",
+    ]
+
+
 async def bearer(headers: Headers) -> Caller | Refusal:
     match headers.get("authorization"):
         case "Bearer a":

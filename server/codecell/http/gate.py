@@ -13,11 +13,11 @@ from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 from starlette.datastructures import Headers
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from codecell import callers
 from codecell.callers import LOCAL, Caller
-from codecell.errors import BusyError, CodecellError, Denied
+from codecell.errors import BusyError, CodecellError, Denied, RequestError
 from codecell.settings.serving import HttpSettings
 
 CALLER = "codecell.caller"
@@ -90,9 +90,23 @@ class Gate:
             return
         self._held_bytes += needed  # a run holds its request, and that the body, until it ends
         try:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, self._heard(scope, send))
         finally:
             self._held_bytes -= needed
+
+    def _heard(self, scope: Scope, send: Send) -> Send:
+        """Tell of what the SDK turns away before it is a call of anything."""
+        tell = self._refused
+        if tell is None or CALLER not in scope:
+            return send
+
+        async def heard(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] in _NO_CALL:
+                status: int = message["status"]
+                tell(scope[CALLER].name, None, RequestError(f"HTTP {status}: {_NO_CALL[status]}"))
+            await send(message)
+
+        return heard
 
     async def _admit(self, scope: Scope) -> Refusal | None:
         path: str = scope["path"]
@@ -130,6 +144,7 @@ class Gate:
         self._refused(NOBODY, None, Denied(text, times=times))
 
 
+_NO_CALL = {400: "not a message of MCP's", 413: "the body is too large"}
 _CROWDED = Refusal(503, "Too many large requests at a time; retry after 1 s.", {"retry-after": "1"})
 
 
