@@ -411,7 +411,7 @@ class Link:
             raise self.lost
         death = await self.cell.death()
         # Of a gVisor that the host's kernel killed the engine may tell no more than the signal.
-        killed = not self.counts and death.exit_code == KILLED
+        killed = not self.counts and death.exit_code == KILLED and not death.by_hand
         if death.out_of_memory or run.hungry or killed:
             return Facts(ending=Ending.OUT_OF_MEMORY, signal=9, oom_kills=1)
         raise CellLost(f"the cell ended during the run ({death.reason})")

@@ -17,6 +17,7 @@ class Death:
     out_of_memory: bool
     exit_code: int | None
     reason: str
+    by_hand: bool = False  # somebody, or we, had the engine kill it
 
 
 class Cell(Protocol):

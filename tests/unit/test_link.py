@@ -394,6 +394,20 @@ async def test_a_cell_that_dies_after_its_memory_has_run_out_died_of_it() -> Non
         assert facts.ending is Ending.OUT_OF_MEMORY
 
 
+@pytest.mark.parametrize("by_hand", [True, False])
+async def test_a_gvisor_that_was_killed_died_for_lack_of_memory_unless_by_hand(
+    *, by_hand: bool
+) -> None:
+    hello = Raw(encode_json(Kind.HELLO, 0, {"protocol": VERSION, "boot": "b", "counts": False}))
+    killed = Death(out_of_memory=False, exit_code=137, reason="killed", by_hand=by_hand)
+    async with linked(End(killed), boot=(hello, READY)) as link:
+        if by_hand:
+            with pytest.raises(CellLost, match="killed"):
+                await Run(link).go()
+        else:
+            assert (await Run(link).go()).ending is Ending.OUT_OF_MEMORY
+
+
 async def _set_later(event: anyio.Event) -> None:
     await anyio.sleep(0.05)
     event.set()

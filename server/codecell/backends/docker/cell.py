@@ -91,14 +91,14 @@ class DockerCell:
 
     async def death(self) -> Death:
         """Ask the engine's events why the container ended."""
+        fate = self._started.fate
         with anyio.move_on_after(GONE_S):
-            await self._started.fate.died.wait()
+            await fate.died.wait()
         words = self._stream.last_words.decode("utf-8", "replace").strip().splitlines()
-        code = self._started.fate.exit_code
-        reason = words[-1] if words else f"its container ended with code {code}"
-        if not self._started.fate.died.is_set():
+        reason = words[-1] if words else f"its container ended with code {fate.exit_code}"
+        if not fate.died.is_set():
             reason = "its stream broke; is the container engine still there?"
-        return Death(self._started.fate.starved.is_set(), code, reason)
+        return Death(fate.starved.is_set(), fate.exit_code, reason, by_hand=fate.killed)
 
     async def starved(self, wait_s: float) -> bool:
         """Take the engine's word; it comes some 10 ms after the kernel has killed."""

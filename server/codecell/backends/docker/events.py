@@ -19,6 +19,7 @@ from docker.errors import DockerException
 from codecell.errors import EngineUnavailable
 
 RETRY_S = 0.5
+SIGKILL = "9"  # as the engine writes it
 
 
 @dataclass(slots=True)
@@ -26,6 +27,7 @@ class Fate:
     """What became of one container."""
 
     exit_code: int | None = None
+    killed: bool = False  # through the engine; it says so before it tells of the death
     died: anyio.Event = field(default_factory=anyio.Event)
     destroyed: anyio.Event = field(default_factory=anyio.Event)
     starved: anyio.Event = field(default_factory=anyio.Event)  # replaced once it is told
@@ -99,6 +101,8 @@ class Events:
         match event.get("Action"):
             case "oom":
                 self._tell(loop, fate.starved)
+            case "kill":
+                fate.killed |= attributes.get("signal") == SIGKILL
             case "die":
                 code = attributes.get("exitCode", "")
                 fate.exit_code = int(code) if code.isdigit() else None
