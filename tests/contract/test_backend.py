@@ -32,7 +32,7 @@ from codecell.languages import LANGUAGES
 from codecell.model import CellSpec, File
 from codecell.parcel import parcel
 from codecell.policy import cell_spec
-from codecell.sandbox import Backend, Cell
+from codecell.sandbox import Backend, Cell, Death
 from codecell.settings import load
 
 pytestmark = pytest.mark.anyio
@@ -93,7 +93,7 @@ class FakeHarness:
 
     def kill(self, cell: Cell) -> None:
         assert isinstance(cell, FakeCell)
-        cell.end()
+        cell.end(Death(out_of_memory=False, exit_code=137, reason="killed", by_hand=True))
 
     async def exhaust(self, cell: Cell) -> None:
         assert isinstance(cell, FakeCell)
@@ -313,6 +313,7 @@ async def test_after_a_death_the_engine_says_why(harness: Harness) -> None:
         with anyio.fail_after(3):
             death = await cell.death()
         assert not death.out_of_memory
+        assert death.by_hand
         assert death.reason
         await cell.discard()
 
@@ -324,7 +325,9 @@ async def test_a_death_by_memory_is_told_from_others(harness: Harness) -> None:
         with anyio.fail_after(30):
             while await cell.receive():
                 pass
-            assert (await cell.death()).out_of_memory
+            death = await cell.death()
+        assert death.out_of_memory
+        assert not death.by_hand
         await cell.discard()
 
 
