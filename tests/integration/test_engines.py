@@ -100,6 +100,7 @@ async def test_programs_end_as_stated_with_remapped_users(remapped: str, name: s
         assert outcome.stdout.text == f"['0', '{SUBORDINATE}', '65536']\n"
 
 
+@pytest.mark.requirement("engine:remapped")
 async def test_every_wall_holds_with_remapped_users(remapped: str) -> None:
     with anyio.fail_after(100):
         async with opened(settings(remapped), "python") as assault:
@@ -182,6 +183,7 @@ def rootless(begin_engine: Callable[..., Any], engine: docker.APIClient) -> Iter
         yield made.address
 
 
+@pytest.mark.requirement("engine:rootless")
 async def test_a_rootless_engine_runs_programs_where_it_keeps_limits_and_nothing_elsewhere(
     rootless: str,
 ) -> None:

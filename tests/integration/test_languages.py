@@ -35,6 +35,7 @@ def said(outcome: Outcome) -> str:
     return f"{outcome.error_message}\n{compiler}\n{outcome.stdout.text}\n{outcome.stderr.text}"
 
 
+@pytest.mark.requirement("seccomp:every-language")
 @pytest.mark.parametrize("language", LANGUAGES)
 async def test_hello(run: Run, language: str) -> None:
     outcome = await run(language, recipes.read(language).hello().decode())
@@ -92,6 +93,7 @@ async def test_compile_error(run: Run, language: str) -> None:
     assert (outcome.stdout.text, outcome.stderr.text, outcome.exit_code) == ("", "", None)
 
 
+@pytest.mark.requirement("seccomp:every-language")
 @pytest.mark.parametrize("language", LANGUAGES)
 async def test_out_of_memory(run: Run, language: str) -> None:
     outcome = await run(language, program(language, "memory"), timeout_s=60)
@@ -191,6 +193,7 @@ async def test_a_file_is_written_and_returned(run: Run, cold_runner: Runner, lan
     assert outcome.files.omitted == ()
 
 
+@pytest.mark.requirement("seccomp:every-language")
 @pytest.mark.parametrize("language", LANGUAGES)
 async def test_a_program_of_several_files(run: Run, language: str) -> None:
     root = PROGRAMS / language / "project"

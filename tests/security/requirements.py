@@ -129,6 +129,10 @@ REQUIREMENTS: dict[str, Requirement] = {
         "The 32-bit and x32 doors into the kernel are shut.",
         "seccomp: the native architecture only",
     ),
+    "seccomp:every-language": Requirement(
+        "Every language passes its matrix within these walls; none is lowered for one.",
+        "one profile for all languages; only an operator's policy names another",
+    ),
     # --- resources ---
     "res:memory": Requirement(
         "A memory bomb ends as `out_of_memory`, with what it had printed.",
@@ -441,6 +445,15 @@ REQUIREMENTS: dict[str, Requirement] = {
     "priv:nothing-more": Requirement(
         "No device, link, identity, priority or limit gives a program more than its cell has.",
         "no capabilities, hard ulimits, mount options, seccomp",
+    ),
+    # --- other engines ---
+    "engine:remapped": Requirement(
+        "Every wall holds with `userns-remap` too, where a cell's uid owns nothing on the host.",
+        "the engine's own user namespace is never switched off (`UsernsMode`)",
+    ),
+    "engine:rootless": Requirement(
+        "On a rootless engine a cell has its limits, or nothing runs.",
+        "what the engine says it made is compared with what was asked",
     ),
     # --- gVisor (`engine.runtime = "runsc"`) ---
     "gvisor:kernel": Requirement(
