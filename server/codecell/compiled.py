@@ -154,7 +154,8 @@ COMPILED = (
         run=("/usr/bin/node", "--max-old-space-size={memory_mib}", f"{SANDBOX}/{{stem}}.js"),
         version=("/usr/bin/tsc", "--version"),
         preinstalled=("Node.js built-in modules", "@types/node"),
-        notes="Checked by the TypeScript compiler (strict), run by Node.js as a CommonJS module.",
+        notes="Checked by the TypeScript compiler (strict), run by Node.js as a CommonJS module; "
+        "with top-level await as an ES module, which imports './name.js' for name.ts.",
         memory_bytes=512 * MIB,
         cpus=1.0,
     ),

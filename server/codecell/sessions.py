@@ -361,7 +361,7 @@ class Sessions:
             have = tenure.listed(own, anyio.current_time()) if own else "none"
             raise RequestError(f"There is no session {name[:64]!r}. Your sessions: {have}.")
         info = self._info(session, anyio.current_time())
-        await self._close(session, "by close_session")
+        await self._close(session, "close_session was called")
         return info
 
     async def _close(self, session: Session, reason: str) -> None:

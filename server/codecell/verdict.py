@@ -20,7 +20,8 @@ def verdict(facts: Facts, plan: Plan, step: Step | None = None) -> tuple[Status,
         case Ending.CANCELLED:
             return Status.CANCELLED, "The run was cancelled; what it had printed is kept."
         case Ending.TIMEOUT:
-            return Status.TIMEOUT, f"Execution timed out after {plan.limits.timeout_s:g} seconds."
+            limit_s = round(plan.limits.timeout_s, 2)  # of a test it may be what was left of a time
+            return Status.TIMEOUT, f"Execution timed out after {limit_s:g} seconds."
         case Ending.OUTPUT_LIMIT:
             most = plan.limits.output_kill_bytes
             return (

@@ -1,10 +1,11 @@
 """Many inputs in one call, in real cells."""
 
+import re
 from collections.abc import Awaitable, Callable
 
 import pytest
 
-from codecell.model import Case, Outcome, Status, Verdict
+from codecell.model import Case, Outcome, Status
 
 pytestmark = [pytest.mark.anyio, pytest.mark.docker]
 Run = Callable[..., Awaitable[Outcome]]
@@ -111,12 +112,13 @@ async def test_nothing_runs_behind_the_first_failure_if_so_asked(run: Run) -> No
 
 
 async def test_one_deadline_is_over_all_cases(run: Run) -> None:
-    cases = (Case(), Case(), Case())
-    outcome = await run("python", "while True: pass", tests=cases, timeout_s=1)
-    assert [test.verdict for test in outcome.tests] == [
-        Verdict.ERROR, Verdict.SKIPPED, Verdict.SKIPPED,
-    ]  # fmt: skip
-    assert outcome.tests[1].message == "Not run: the time of all tests is over."
+    cases = (Case(stdin=b"0.3"), Case(stdin=b"9"), Case(stdin=b"0"))
+    code = "import time; time.sleep(float(input()))"
+    outcome = await run("python", code, tests=cases, timeout_s=1)
+    assert verdicts(outcome) == ["passed", "error", "skipped"]
+    _, cut, skipped = outcome.tests
+    assert re.fullmatch(r"Execution timed out after 0\.\d{1,2} seconds\.", cut.message or "")
+    assert skipped.message == "Not run: the time of all tests is over."
 
 
 async def test_after_a_case_that_killed_its_cell_the_next_has_another(run: Run) -> None:

@@ -1,0 +1,1 @@
+BEGIN { getline line <"out.txt"; print line }

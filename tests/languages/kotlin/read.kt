@@ -1,0 +1,5 @@
+import java.io.File
+
+fun main() {
+    print(File("out.txt").readText())
+}

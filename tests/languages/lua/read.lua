@@ -1,0 +1,1 @@
+for line in io.lines("out.txt") do print(line) end

@@ -1,0 +1,3 @@
+in = fopen("out.txt");
+puts(fgets(in));
+fclose(in);

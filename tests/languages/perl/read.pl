@@ -1,0 +1,2 @@
+open my $in, "<", "out.txt" or die;
+print <$in>;

@@ -1,0 +1,1 @@
+SELECT trim(CAST(readfile('out.txt') AS TEXT), char(10));
