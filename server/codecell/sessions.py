@@ -277,6 +277,12 @@ class Sessions:
             if session.closed is not None:
                 session.turn.release()
                 continue
+            if session.cells and plan.cell not in session.cells:
+                try:
+                    self._make_room(plan.caller, further=session)
+                except RequestError:
+                    session.turn.release()
+                    raise
             turn = turn or Turn(self, session, plan)
             if behind:
                 turn.waited_s = anyio.current_time() - started
@@ -284,18 +290,22 @@ class Sessions:
             return session, turn
 
     def _begin(self, name: str, plan: Plan) -> tuple[Session, str | None]:
-        now = anyio.current_time()
-        needed = max((cell.memory_bytes for cell in self._cells()), default=0)
-        for victim in tenure.place_for(
-            plan.caller, self._open.values(), needed, now, self.settings, self._most_of(plan.caller)
-        ):
-            self.end(victim, "evicted", f"evicted, it was idle for {now - victim.used:.0f} s")
+        self._make_room(plan.caller)
         key = (plan.caller, name)
         session = self._open[key] = Session(name, plan.caller)
         self._wake(session)
         self.tell("opened", session, plan.language)
         past = self._past.pop(key, None)
         return session, past and f"An earlier session of this name is gone: {past}."
+
+    def _make_room(self, caller: str, further: Session | None = None) -> None:
+        """Evict, where that is configured, until one more session or cell may be had."""
+        now = anyio.current_time()
+        needed = max((cell.memory_bytes for cell in self._cells()), default=0)
+        for victim in tenure.place_for(
+            caller, self._open.values(), needed, now, self.settings, self._most_of(caller), further
+        ):
+            self.end(victim, "evicted", f"evicted, it was idle for {now - victim.used:.0f} s")
 
     async def _alone(self, session: Session, started: float) -> None:
         if session.turn.locked() and (

@@ -12,6 +12,7 @@ from codecell.model import Ending, Facts, Kept
 from codecell.settings import SessionSettings
 
 SHOWN = 16  # sessions that a refusal lists
+NONE_OPENED = "No session was opened"
 
 
 class Held(Protocol):
@@ -45,6 +46,7 @@ def place_for(
     now: float,
     settings: SessionSettings,
     most: int | None = None,
+    further: S | None = None,
 ) -> list[S]:
     """Return the sessions to close so that a caller can open one more; mostly none.
 
@@ -55,6 +57,7 @@ def place_for(
         now: the time by which they are idle.
         settings: the limits.
         most: how many this caller may have, where that is not everyone's limit.
+        further: the session that wants one more cell, where that is all: then only memory counts.
 
     Raises:
         RequestError: there is no place; the text lists the caller's sessions.
@@ -65,10 +68,16 @@ def place_for(
         )
     left = list(open_)
     going: list[S] = []
-    while limit := _limit(caller, left, needed_bytes, settings, most or settings.per_caller):
-        victim = _victim(caller, left, own=limit.startswith("you have"))
+    while limit := (
+        _memory(left, needed_bytes, settings)
+        if further
+        else _limit(caller, left, needed_bytes, settings, most or settings.per_caller)
+    ):
+        others = [session for session in left if session is not further]
+        victim = _victim(caller, others, own=limit.startswith("you have"))
         if settings.evict == "never" or victim is None:
-            raise RequestError(_refusal(limit, caller, open_, now))
+            what = f"No further cell was opened for {further.id}" if further else NONE_OPENED
+            raise RequestError(_refusal(f"{what}: {limit}", caller, open_, now))
         left.remove(victim)
         going.append(victim)
     return going
@@ -83,6 +92,10 @@ def _limit(
         return f"you have {own} of {most} sessions open"
     if len(open_) >= settings.max:
         return f"the server has {len(open_)} of {settings.max} sessions open"
+    return _memory(open_, needed_bytes, settings)
+
+
+def _memory(open_: Collection[Held], needed_bytes: int, settings: SessionSettings) -> str | None:
     held = sum(session.memory_bytes for session in open_)
     if open_ and held + needed_bytes > settings.memory:
         return (
@@ -104,11 +117,8 @@ def _victim(caller: str, open_: Iterable[S], *, own: bool) -> S | None:
 def _refusal(limit: str, caller: str, open_: Iterable[Held], now: float) -> str:
     own = [session for session in open_ if session.caller == caller]
     if not own:
-        return f"No session was opened: {limit}. None of them is yours; try again later."
-    return (
-        f"No session was opened: {limit}. Yours: {listed(own, now)}. Use one of these, "
-        "or close one with close_session."
-    )
+        return f"{limit}. None of them is yours; try again later."
+    return f"{limit}. Yours: {listed(own, now)}. Use one of these, or close one with close_session."
 
 
 def listed(sessions: Collection[Held], now: float) -> str:

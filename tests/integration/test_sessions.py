@@ -335,6 +335,16 @@ async def test_limits_refuse_or_evict_as_configured() -> None:
         assert "An earlier session of this name is gone: evicted" in (report.reason or "")
 
 
+async def test_another_languages_cell_is_held_to_the_memory_too() -> None:
+    async with opened(memory="48MiB") as runner:
+        step = Talk(runner)
+        await step("x = bytearray(60 * 2**20)")
+        with pytest.raises(RequestError, match=r"No further cell was opened for s: .*Yours: s \("):
+            await step("echo 1", language="bash")
+        assert (await step("del x; print(1)")).stdout.text == "1\n"  # its own cell goes on
+        assert (await step("echo 2", language="bash")).stdout.text == "2\n"
+
+
 @pytest.mark.parametrize("limit", ["idle_s", "max_age_s"])
 async def test_a_session_is_closed_in_time(limit: str, engine: docker.APIClient) -> None:
     async with opened(**{limit: 3.0}) as runner:

@@ -50,6 +50,20 @@ def test_a_refusal_lists_the_callers_own_sessions_and_nobody_elses() -> None:
     )
 
 
+def test_a_further_cell_of_a_session_is_held_to_the_memory_alone() -> None:
+    large = Open(memory_bytes=95 * MIB, languages=("python",), busy=True)
+    idle = Open("idle", used=20.0, memory_bytes=MIB)
+    with pytest.raises(RequestError) as caught:
+        tenure.place_for("me", [large], 10 * MIB, 60.0, settings(evict="idle"), further=large)
+    assert str(caught.value) == (
+        "No further cell was opened for a: the server's sessions hold 95 MiB of their 100 MiB. "
+        "Yours: a (python, busy, 1 runs). Use one of these, or close one with close_session."
+    )
+    few = settings(per_caller=1, max=1, evict="idle")
+    assert tenure.place_for("me", [large, idle], 4 * MIB, 60.0, few, further=large) == []
+    assert tenure.place_for("me", [large, idle], 5 * MIB, 60.0, few, further=large) == [idle]
+
+
 def test_a_full_server_tells_a_caller_without_sessions_no_more_than_that() -> None:
     text = refused([Open("secret", caller="other")], max=1)
     assert text == (
