@@ -1,6 +1,7 @@
 """`codecell repl`: a session by hand, in a server or in this process."""
 
 import codeop
+import re
 import sys
 import warnings
 from collections.abc import AsyncIterator, Callable
@@ -26,10 +27,16 @@ if TYPE_CHECKING:
 
 HELP = """%language NAME  go on in another language, over the same session
 %quit           leave (or Ctrl-D); Ctrl-C stops what is running
-Python goes on while a statement is open, other interpreters while a bracket is;
+Python and Bash go on while a statement is open, JavaScript while a bracket is;
 a program in a language without an interpreter of its own ends at an empty line."""
 AWAIT = 0x2000  # ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 OPENING, CLOSING = "([{", ")]}"
+# Of Bash: the words that begin and end what goes over lines, and those that a command follows.
+BEGINS = frozenset({"if", "case", "for", "while", "until", "select"})
+ENDS = frozenset({"fi", "esac", "done"})
+LEADS = frozenset({"if", "then", "elif", "else", "while", "until", "do", "{", "!", "time"})
+TOKENS = re.compile(r"[;&|()\n]|[^\s;&|()]+")
+HERE = re.compile(r"(?<!<)<<-?[ \t]*['\"\\]?([A-Za-z_]\w*)")
 
 
 class Refusal(Exception):
@@ -196,19 +203,58 @@ def complete(language: str, text: str, *, interpreter: bool) -> bool:
         return text.endswith("\n") or not text.strip()
     if language in ("python", "python-science"):
         return _python_complete(text)
-    depth, quote, escaped = 0, "", False
-    for char in text:
-        if escaped:
+    if language == "bash":
+        return _bash_complete(text)
+    return _closed(text)[0]
+
+
+def _closed(text: str, *, bash: bool = False) -> tuple[bool, str]:
+    """Tell whether no bracket, quote or line is open; return the text without quotes and comments.
+
+    A shell's comment begins with a word; within its single quotes a backslash is none.
+    """
+    depth, quote, escaped, comment = 0, "", False, False
+    plain = []
+    for at, char in enumerate(text):
+        if comment:
+            comment = char != "\n"
+        elif escaped:
             escaped = False
-        elif char == "\\":
+        elif char == "\\" and not (bash and quote == "'"):
             escaped = True
         elif quote:
             quote = "" if char == quote else quote
         elif char in "'\"`":
             quote = char
+            plain.append("_")
+        elif text.startswith("#" if bash else "//", at) and (
+            not bash or text[at - 1 : at] in ("", " ", "\t", "\n", ";")
+        ):
+            comment = True
         else:
             depth += (char in OPENING) - (char in CLOSING)
-    return depth <= 0 and not quote and not escaped
+            plain.append(char)
+    return depth <= 0 and not quote and not escaped, "".join(plain)
+
+
+def _bash_complete(text: str) -> bool:
+    if begun := HERE.search(text):
+        body = text[begun.end() :].partition("\n")[2].split("\n")
+        if begun[1] not in (line.strip("\t") for line in body):
+            return False
+        text = text[: begun.start()]  # what is quoted so is not looked into
+    whole, plain = _closed(text, bash=True)
+    if not whole:
+        return False
+    depth, first = 0, True
+    for word in TOKENS.findall(plain):
+        if word in ";&|()\n":
+            first = True
+            continue
+        if first:
+            depth += (word in BEGINS) - (word in ENDS)
+        first = first and word in LEADS
+    return depth <= 0 and not plain.rstrip(" \t").endswith(("|", "&&", "()"))
 
 
 def _python_complete(text: str) -> bool:
