@@ -152,6 +152,7 @@ func main() {
 """
 
 
+@pytest.mark.requirement("res:every-bomb")
 async def test_a_slice_that_no_memory_holds(run: Run) -> None:
     """The kernel refuses it before it counts; Go's runtime leaves a mark, a printed word none."""
     huge = await run("go", GO_HUGE % "println(len(make([]byte, 1<<46)))")
