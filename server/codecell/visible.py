@@ -38,12 +38,13 @@ def json_size(text: str) -> int:
     """Return the bytes that JSON takes at the most on a wire: some transports escape all but ASCII.
 
     Args:
-        text: JSON; each UTF-16 unit of it beyond ASCII becomes six bytes.
+        text: JSON; DEL and each UTF-16 unit of it beyond ASCII become six bytes.
     """
+    escaped = 5 * text.count("\x7f")
     if text.isascii():
-        return len(text)
+        return len(text) + escaped
     plain = len(text.encode("ascii", "ignore"))
-    return plain + 6 * (len(text.encode("utf-16-le", "surrogatepass")) // 2 - plain)
+    return plain + escaped + 6 * (len(text.encode("utf-16-le", "surrogatepass")) // 2 - plain)
 
 
 def size(count: int) -> str:

@@ -37,7 +37,7 @@ def planned(language: str, code: str = "x", settings: Settings | None = None, **
 
 def test_every_language_has_the_programs_of_the_matrix() -> None:
     for name, language in LANGUAGES.items():
-        wanted = {"echo", "exit", "error", "loop", "memory", "file", "project"}
+        wanted = {"echo", "exit", "error", "loop", "memory", "file", "project", "read"}
         wanted |= {"args"} if language.takes_args else set()
         wanted |= {"broken"} if language.compile else set()
         there = {path.stem.partition("-")[0] for path in (PROGRAMS / name).iterdir()}

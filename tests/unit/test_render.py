@@ -5,7 +5,7 @@ import unicodedata
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from mcp.types import CallToolResult, TextContent
 
@@ -231,6 +231,7 @@ PIECES = st.lists(
 
 @settings(max_examples=25, deadline=None)
 @given(PIECES, PIECES)
+@example([("0𐀀𐀀𐀀𐀀", 8944)], [("\x1f\x07\x07\x7f\x7f", 363)])  # DEL is escaped too
 def test_any_result_fits(out: list[tuple[str, int]], err: list[tuple[str, int]]) -> None:
     large = result(
         "".join(text * count for text, count in out)[:400_000],

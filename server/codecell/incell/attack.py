@@ -477,7 +477,7 @@ def agent__unkillable(facts):
     os.kill(number, signal.SIGTERM)
     time.sleep(0.1)  # for it to take them
     state = read(AGENT + "/stat").rpartition(")")[2].split()[0]
-    return "the agent is stopped" if state in "Tt" else None
+    return "the agent is stopped or dead" if state in "TtZX" else None
 
 
 @probe
