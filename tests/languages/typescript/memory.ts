@@ -1,2 +1,2 @@
 const a: number[][] = [];
-for (;;) a.push(new Array(100000).fill(a.length));
+for (;;) a.push(new Array(4_000_000).fill(a.length));
