@@ -384,6 +384,13 @@ class Agent:
             return False
         return True
 
+    def move(self, run: Run, ready: dict[int, int]) -> None:
+        """Take what is in a run's pipes, as far as there is room."""
+        for fd in list(run.child.pipes):
+            for _ in range(PIPE // CHUNK if run.wide.get(fd) else fd in ready):
+                if not self.channel.room or not self.pump(run, fd):
+                    break
+
     def pass_ends(self, run: Run) -> bool:
         """Send the ends of the streams as far as there is room; true when all is sent."""
         for kind, output in run.outputs.items():
@@ -458,10 +465,8 @@ class Agent:
 
     def serve(self, run: Run, ready: dict[int, int]) -> None:
         """Move output, and see whether the run is over."""
-        for fd in list(run.child.pipes):
-            for _ in range(PIPE // CHUNK if run.wide.get(fd) else fd in ready):
-                if not self.channel.room or not self.pump(run, fd):
-                    break
+        if not run.told:  # then nothing more belongs to it: what lives on may print for ever
+            self.move(run, ready)
         if run.step and run.status is None and not self.session.deaf:
             code = self.session.heard(run.number)
             if code is not None:
@@ -476,8 +481,12 @@ class Agent:
                 self.end(run, run.ending)
             elif late:
                 self.stop(run, "timeout")
-        elif late or (self.at_end(run) and self.pass_ends(run)):
+        elif late:
             self.finish(run)
+        elif run.told or self.at_end(run):
+            run.told = True
+            if self.pass_ends(run):
+                self.finish(run)
 
     def at_end(self, run: Run) -> bool:
         """Tell whether all output is in: nobody is left who could write more, or none waits."""

@@ -29,7 +29,8 @@ class Run:
     __slots__ = (
         "again", "before", "case", "child", "compiles", "deadline", "done", "drained", "ended",
         "ending", "kill_bytes", "looked", "maxrss_bytes", "number", "oom_mark", "outputs",
-        "parting", "session", "started", "status", "step", "timeout_s", "values", "wide",
+        "parting", "session", "started", "status", "step", "timeout_s", "told", "values",
+        "wide",
     )  # fmt: skip
 
     def __init__(self, number: int, child: Child, limits: dict[str, Any]) -> None:
@@ -46,6 +47,7 @@ class Run:
         self.drained = 0  # bytes taken since then
         keep, tail = limits["keep"], limits["tail"]
         self.outputs = {kind: Output(kind, keep, tail) for kind in (STDOUT, STDERR)}
+        self.told = False  # whether the ends of its output are on their way
         self.wide: dict[int, bool] = {}  # pipes that much came through; whether they hold more now
         self.values: int = limits["values"]  # bytes of them that the server takes
         self.ending = "exited"
