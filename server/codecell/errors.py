@@ -76,6 +76,9 @@ class SessionBusy(BusyError):
 class Leaving(BusyError):
     """The server is shutting down: what ran was stopped, what waited never began."""
 
+    def __init__(self) -> None:
+        super().__init__("the server is shutting down", retry_after_s=1.0)
+
 
 class ConfigurationError(CodecellError):
     """Settings that contradict themselves or name something that is not there."""

@@ -36,7 +36,8 @@ def parcel(code: bytes = b"") -> bytes:
 def texts(*, compiled: bool) -> bytes:
     """Return names and sources, between NULs, of what is not compiled yet."""
     for file in resources.files("codecell.incell").iterdir():
-        source(file.name) if file.is_file() else None  # an upgrade may replace them under us
+        if file.is_file():
+            source(file.name)  # all now: an upgrade may replace them under us
     names = {} if compiled else {part: f"codecell.incell.{part}" for part in PARTS}
     names |= {part: f"~codecell.incell.{part}" for part in LAZY}
     words = [word for part, name in names.items() for word in (name, source(f"{part}.py"))]

@@ -182,8 +182,7 @@ class Pool:
             self._tasks.start_soon(self._discard, link, "lost")
             self._balance()
         elif (waiter := shelf.waiter_for(link)) is not None:
-            waiter.link = link
-            waiter.served.set()
+            waiter.serve(link)
         elif link.caller is not None and len(shelf.kept) < self._settings.max:
             shelf.kept.append(link)
         elif link.caller is None and len(shelf.ready) < shelf.target:
@@ -209,8 +208,7 @@ class Pool:
             return
         for shelf in sorted(self._shelves.values(), key=lambda shelf: -len(shelf.waiters)):
             for waiter, link in shelf.left_over():
-                waiter.link = link
-                waiter.served.set()
+                waiter.serve(link)
             # A spare yields the processors to the runs in flight; a waiting caller does not.
             most = self._settings.starting if shelf.waiters or not self._leased else 1
             while shelf.wanted() > 0 and self._starting < most and self._has_room(shelf):

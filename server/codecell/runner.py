@@ -129,13 +129,13 @@ class Runner:
                 return await self._planned(request, watch)
             finally:
                 self._calls.remove(scope)
-        raise Leaving("the server is shutting down", retry_after_s=1.0)
+        raise Leaving
 
     async def _planned(self, request: Request, watch: Watch | None) -> Outcome:
         started = time.monotonic()
         try:
             if self._leaving:
-                raise Leaving("the server is shutting down", retry_after_s=1.0)
+                raise Leaving
             if any(file.uri is not None for file in request.files):
                 request = fetched(request, self.store, self._settings.files)
             plan = policy.plan(request, self._settings)

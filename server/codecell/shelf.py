@@ -27,6 +27,11 @@ class Waiter:
         self.link: Link | None = None
         self.error: SandboxError | None = None
 
+    def serve(self, link: Link) -> None:
+        """Hand a cell over."""
+        self.link = link
+        self.served.set()
+
 
 @dataclass(slots=True, eq=False)
 class Shelf:

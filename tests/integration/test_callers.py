@@ -6,13 +6,11 @@ TLS with a certificate made here, an issuer's key set on loopback, real cells.
 import json
 import re
 import ssl
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -26,11 +24,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from jwt.algorithms import ECAlgorithm
 from mcp import Client, MCPError
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 from prometheus_client.parser import text_string_to_metric_families
+from tests.issuer import ec_key, served
 
 from codecell.callers import AGENT_SCOPES, Scope
 from codecell.http.tokens import TokenFile
@@ -240,23 +238,8 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 class Issuer:
     """An authorization server as far as a resource server meets it: its keys."""
 
-    def __init__(self) -> None:
-        self.key = ec.generate_private_key(ec.SECP256R1())
-        public = json.loads(ECAlgorithm.to_jwk(self.key.public_key())) | {"kid": "k", "use": "sig"}
-        body = json.dumps({"keys": [public]}).encode()
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.send_response(200)
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/jwks"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+    def __init__(self, key: ec.EllipticCurvePrivateKey, url: str) -> None:
+        self.key, self.url = key, url
 
     def token(self, **changed: Any) -> str:
         claims = {
@@ -268,10 +251,9 @@ class Issuer:
 
 @pytest.fixture(scope="module")
 def issuer() -> Iterator[Issuer]:
-    begun = Issuer()
-    yield begun
-    begun.server.shutdown()
-    begun.server.server_close()
+    key = ec.generate_private_key(ec.SECP256R1())
+    with served(ec_key(key, "k")) as keys:
+        yield Issuer(key, keys.url)
 
 
 @pytest.fixture(scope="module")

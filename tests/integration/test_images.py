@@ -65,6 +65,18 @@ def append(path: Path, text: str) -> None:
         file.write(text)
 
 
+def said(engine: docker.APIClient, image: str, command: list[str]) -> str:
+    """Run a command in an image and return its output."""
+    created = engine.create_container(image, command)["Id"]
+    try:
+        engine.start(created)
+        engine.wait(created, timeout=60)
+        text: str = engine.logs(created, stdout=True, stderr=False).decode()
+    finally:
+        engine.remove_container(created, force=True)
+    return text
+
+
 def leftovers(engine: docker.APIClient, prefix: str) -> list[str]:
     label = f"{recipes.LABEL_BUILD}={prefix}"
     containers = [c["Id"] for c in engine.containers(all=True, filters={"label": label})]
@@ -100,13 +112,7 @@ def test_a_built_image_gives_a_program_nothing_to_climb_on(
         "-not -path '/sys/*' -not -path '/dev/*'; ls -A /var/lib/apt/lists /var/cache/apt"
         "; test -d /sandbox -a -d /tmp -a -x /usr/bin/python3 || echo incomplete"
     )
-    created = engine.create_container(images["bash"].digest, ["/bin/bash", "-c", script])["Id"]
-    try:
-        engine.start(created)
-        engine.wait(created, timeout=60)
-        text = engine.logs(created, stdout=True, stderr=False).decode()
-    finally:
-        engine.remove_container(created, force=True)
+    text = said(engine, images["bash"].digest, ["/bin/bash", "-c", script])
     assert text.split() == ["/var/cache/apt:", "/var/lib/apt/lists:"]
 
 
@@ -275,13 +281,7 @@ def test_an_image_holds_no_caches_and_no_documentation(
     if language not in installed:
         pytest.skip(f"no image for {language}")
     name = reference(settings.engine.image_prefix, language)
-    created = engine.create_container(name, ["/bin/sh", "-c", CLUTTER])["Id"]
-    try:
-        engine.start(created)
-        engine.wait(created, timeout=60)
-        text = engine.logs(created, stdout=True, stderr=False).decode()
-    finally:
-        engine.remove_container(created, force=True)
+    text = said(engine, name, ["/bin/sh", "-c", CLUTTER])
     assert text.split() == []
     size = engine.inspect_image(name)["Size"] / 1e6
     stated = re.search(rf"^\| {language} \| ([\d.]+) ([MG])B", README, re.MULTILINE)

@@ -2,10 +2,8 @@
 
 import base64
 import json
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx2
@@ -13,9 +11,10 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from jwt.algorithms import ECAlgorithm, RSAAlgorithm
+from jwt.algorithms import RSAAlgorithm
 from mcp.server import Server
 from starlette.datastructures import Headers
+from tests.issuer import KeySet, ec_key, served
 
 from codecell.callers import Caller, Scope
 from codecell.errors import ConfigurationError
@@ -32,46 +31,15 @@ EC = ec.generate_private_key(ec.SECP256R1())
 ISSUER, AUDIENCE = "https://issuer.example", "https://codecell.example/mcp"
 
 
-class Issuer:
-    """Serves a key set on loopback; counts how often it was asked."""
-
-    def __init__(self) -> None:
-        self.asked = 0
-        self.status = 200
-        self.keys = [
-            json.loads(RSAAlgorithm.to_jwk(RSA.public_key())) | {"kid": "r", "use": "sig"},
-            json.loads(ECAlgorithm.to_jwk(EC.public_key())) | {"kid": "e", "use": "sig"},
-        ]
-        self.body: bytes | None = None
-        issuer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                issuer.asked += 1
-                body = issuer.body or json.dumps({"keys": issuer.keys}).encode()
-                self.send_response(issuer.status)
-                self.send_header("location", "/elsewhere")
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/jwks"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+@pytest.fixture
+def issuer() -> Iterator[KeySet]:
+    rsa_key = json.loads(RSAAlgorithm.to_jwk(RSA.public_key())) | {"kid": "r", "use": "sig"}
+    with served(rsa_key, ec_key(EC, "e")) as begun:
+        yield begun
 
 
 @pytest.fixture
-def issuer() -> Iterator[Issuer]:
-    begun = Issuer()
-    yield begun
-    begun.server.shutdown()
-    begun.server.server_close()
-
-
-@pytest.fixture
-def settings(issuer: Issuer) -> OAuthSettings:
+def settings(issuer: KeySet) -> OAuthSettings:
     return OAuthSettings(issuer=ISSUER, audience=AUDIENCE, jwks_url=issuer.url)
 
 
@@ -180,7 +148,7 @@ async def test_scopes_are_those_of_ours_alone(settings: OAuthSettings) -> None:
 
 
 async def test_keys_are_fetched_seldom_and_anew_for_an_unknown_one(
-    settings: OAuthSettings, issuer: Issuer
+    settings: OAuthSettings, issuer: KeySet
 ) -> None:
     now = [0.0]
     oauth = OAuth(settings, Keys(issuer.url, lambda: now[0]))
@@ -201,18 +169,18 @@ async def test_keys_are_fetched_seldom_and_anew_for_an_unknown_one(
 
 
 @pytest.mark.parametrize("body", [b"{", b'{"keys": 1}', b"\xff", b" " * 300_000])
-async def test_a_key_set_that_is_none(settings: OAuthSettings, issuer: Issuer, body: bytes) -> None:
+async def test_a_key_set_that_is_none(settings: OAuthSettings, issuer: KeySet, body: bytes) -> None:
     issuer.body = body
     assert await OAuth(settings).caller(token()) is None
 
 
-async def test_redirects_are_not_followed(settings: OAuthSettings, issuer: Issuer) -> None:
+async def test_redirects_are_not_followed(settings: OAuthSettings, issuer: KeySet) -> None:
     issuer.status = 302
     assert await OAuth(settings).caller(token()) is None
     assert issuer.asked == 1
 
 
-async def test_a_key_for_encryption_signs_nothing(settings: OAuthSettings, issuer: Issuer) -> None:
+async def test_a_key_for_encryption_signs_nothing(settings: OAuthSettings, issuer: KeySet) -> None:
     issuer.keys[0]["use"] = "enc"
     assert await OAuth(settings).caller(token()) is None
 

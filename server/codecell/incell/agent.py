@@ -28,6 +28,7 @@ from codecell.incell.channel import (
     GO,
     HELLO,
     JOB,
+    NEVER,
     PROTOCOL,
     READY,
     REMOVE,
@@ -45,7 +46,7 @@ from codecell.incell.lazy import module
 from codecell.incell.libc import set_dumpable, widen
 from codecell.incell.modules import MODULES, USUAL
 from codecell.incell.program import FAREWELL, Program, prepare
-from codecell.incell.run import NEVER, Run, exit_or_signal
+from codecell.incell.run import Run, exit_or_signal
 from codecell.incell.session import DRAIN_BYTES, INTERRUPT_S, Session
 from codecell.incell.wipe import wipe
 

@@ -63,10 +63,8 @@ def tell(codes: "dict[str, CodeType]") -> None:
     for start in range(0, len(data), PIECE):
         piece = data[start : start + PIECE]
         frame = CODE + len(piece).to_bytes(4, "big") + piece
-        while frame:
-            frame = frame[
-                os.write(1, frame) :
-            ]  # gVisor takes a part of what a pipe has no room for
+        while frame:  # gVisor takes a part of what a pipe has no room for
+            frame = frame[os.write(1, frame) :]
 
 
 def boot() -> "dict[str, ModuleType]":

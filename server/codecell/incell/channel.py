@@ -29,6 +29,7 @@ VALUES = 100
 
 CHUNK = 64 * 1024
 BUFFER = 4 * CHUNK
+NEVER = float("inf")
 LITTLE, HOLD_S = 4 * 1024, 0.005  # bytes of output that wait for more, and how long
 SMALL = 8 * 1024  # kept free of output: more than all other frames together that one run brings
 
@@ -49,18 +50,16 @@ class Channel:
         os.set_blocking(sink, False)
         self._in, self._out = unforked_buffer(BUFFER), unforked_buffer(BUFFER)
         self._in_end = self._out_start = self._out_end = 0
-        self._held_until = 0.0
+        self._held_until = NEVER
 
     @property
     def pending(self) -> bool:
         """Whether there is something that the server has not taken, and is to take at once."""
-        return self._out_end > 0 and not self._held_until
+        return self._out_end > 0 and self._held_until == NEVER
 
     @property
     def held_s(self) -> float:
         """How long a little output may still wait for company; for ever where there is none."""
-        if not self._held_until:
-            return float("inf")
         return max(self._held_until - time.monotonic(), 0.0001)
 
     @property
@@ -96,13 +95,13 @@ class Channel:
         self._out_end += HEADER.size + size
         if held:
             self._held_until = time.monotonic() + HOLD_S
-        elif not self._held_until or self._out_end > LITTLE:
+        elif self._held_until == NEVER or self._out_end > LITTLE:
             self.flush()
 
     @property
     def held_out(self) -> bool:
         """Whether the time of what was held back has come."""
-        return bool(self._held_until) and time.monotonic() >= self._held_until
+        return time.monotonic() >= self._held_until
 
     def flush(self) -> None:
         """Hand on what the stream takes without waiting.
@@ -110,7 +109,7 @@ class Channel:
         Raises:
             ServerGone: it takes nothing any more.
         """
-        self._held_until = 0.0
+        self._held_until = NEVER
         while self._out_start < self._out_end:
             try:
                 self._out_start += os.write(self.output, self._out[self._out_start : self._out_end])

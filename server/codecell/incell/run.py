@@ -6,7 +6,7 @@ import os
 import stat
 import time
 
-from codecell.incell.channel import STDERR, STDOUT, VALUES
+from codecell.incell.channel import NEVER, STDERR, STDOUT, VALUES
 from codecell.incell.output import Output
 
 TYPE_CHECKING = False
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from codecell.incell.child import Child
     from codecell.incell.counters import Reading
 
-NEVER = float("inf")
 ENDED_WELL = b"((ended well)"  # as /proc/PID/stat shows it, less the last bracket
 PF_EXITING = 4  # in include/linux/sched.h; /proc/PID/stat shows it
 LOOKS, LOOK_S = 20, 0.0001
