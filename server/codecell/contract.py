@@ -149,12 +149,28 @@ def _instead(value: object) -> str:
 def schema_of(
     model: type[BaseModel], mode: Literal["validation", "serialization"]
 ) -> dict[str, Any]:
-    """Return a model's JSON schema without references and titles: they cost tokens."""
+    """Return a model's JSON schema without references and titles: they cost tokens.
+
+    What is nullable in an output is so by its type: a client that checks each result, as the SDK's
+    does, spends a third less on it. In an input it stays `anyOf`, which more model APIs take.
+    """
     schema = model.model_json_schema(mode=mode)
     definitions = schema.pop("$defs", {})
     flat: dict[str, Any] = _flatten(schema, definitions)
     flat.pop("description", None)  # the tool's own description says it
-    return flat
+    return _nullable_by_type(flat) if mode == "serialization" else flat
+
+
+def _nullable_by_type(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_nullable_by_type(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    match node:
+        case {"anyOf": [{"type": str(kind)} as some, {"type": "null"}]} if "enum" not in some:
+            outer = {key: value for key, value in node.items() if key != "anyOf"}
+            node = {**some, **outer, "type": [kind, "null"]}
+    return {key: _nullable_by_type(value) for key, value in node.items()}
 
 
 def _flatten(node: Any, definitions: dict[str, Any]) -> Any:
