@@ -71,6 +71,11 @@ def codecell(
         ),
         (["x = bytearray(10**9)\nx[::4096] = x[::4096]"], b"", 137, b"", b"out_of_memory"),
         (["import sys; sys.exit(125)"], b"", 125, b"", b"codecell: execution_error: "),
+        (
+            ["--max-output-tokens", "5", "print('a' * 10 + 'b' * 90 + 'c' * 9)"],
+            b"", 0, b"a" * 10 + b"\n[... 90 bytes elided ...]\n" + b"c" * 9 + b"\n",
+            b"codecell: stdout is cut: 90 of its 110 bytes are left out",
+        ),
     ],
 )
 def test_execute(
@@ -89,6 +94,7 @@ def test_execute(
         ([" "], [b"code is empty"]),
         (["-t", "nan", "1"], [b"timeout must be"]),
         (["-t", "301", "1"], [b"timeout must be", b"at most 300"]),
+        (["--max-output-tokens", "0", "1"], [b"max_output_tokens must be", b"at least 1"]),
         (["-f", "absent.py"], [b"cannot read absent.py"]),
         (["--session-id", "s1", "1"], [b"sessions live in a running server", b"codecell serve"]),
     ],

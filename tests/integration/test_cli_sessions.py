@@ -45,6 +45,8 @@ def test_calls_of_one_session_share_their_variables(url: str) -> None:
     done = codecell(*there, "--output-format", "json", "print(x * 7)")
     result = json.loads(done.stdout)
     assert (result["stdout"], result["session"]["state"]) == ("42\n", "reused")
+    short = codecell(*there, "--max-output-tokens", "5", "print('a' * 10 + 'b' * 90 + 'c' * 9)")
+    assert "90 of its 110 bytes are left out" in short.stderr
     failed = codecell(*there, "-l", "python", "import os; os._exit(3)")
     assert failed.returncode == 3
     assert "session cli: The program ended its interpreter (exit code 3)" in failed.stderr

@@ -81,6 +81,7 @@ def arguments(request: "Request") -> dict[str, Any]:
         "env": dict(request.env),
         "timeout": request.timeout_s,
         "session_id": request.session_id,
+        "max_output_tokens": request.max_output_tokens,
     }
     if request.files:
         given["files"] = [

@@ -62,6 +62,10 @@ class Refused(click.ClickException):
 )  # fmt: skip
 @click.option("--timeout", "-t", type=float, metavar="SECONDS", help="Time limit of the run.")
 @click.option(
+    "--max-output-tokens", type=int, metavar="N",
+    help="Show so much of the output, at four characters a token: its beginning and its end.",
+)  # fmt: skip
+@click.option(
     "--env", "-e", "env", multiple=True, metavar="NAME=VALUE", help="Add a variable; repeatable."
 )
 @click.option(
@@ -96,6 +100,7 @@ def execute(
     file: str | None,
     input_: str,
     timeout: float | None,
+    max_output_tokens: int | None,
     env: tuple[str, ...],
     file_in: tuple[str, ...],
     entrypoint: str | None,
@@ -132,6 +137,7 @@ def execute(
         entrypoint=entrypoint,
         timeout_s=timeout,
         session_id=session_id,
+        max_output_tokens=max_output_tokens,
     )
     unsaved: list[str] = []
     if url is not None:
