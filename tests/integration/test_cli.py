@@ -73,7 +73,9 @@ def codecell(
         (["import sys; sys.exit(125)"], b"", 125, b"", b"codecell: execution_error: "),
         (
             ["--max-output-tokens", "5", "print('a' * 10 + 'b' * 90 + 'c' * 9)"],
-            b"", 0, b"a" * 10 + b"\n[... 90 bytes elided ...]\n" + b"c" * 9 + b"\n",
+            b"",
+            0,
+            b"a" * 10 + b"\n[... 90 bytes elided ...]\n" + b"c" * 9 + b"\n",
             b"codecell: stdout is cut: 90 of its 110 bytes are left out",
         ),
     ],
