@@ -2,6 +2,7 @@
 
 One task (`listen`) reads the stream from start to end, whatever happens: an engine whose attach
 stream nobody reads blocks kill, wait and inspect of that container (SECURITY-FACTS.md, section 2).
+One class, however long: what a frame means depends on where the conversation is.
 """
 
 import math

@@ -47,10 +47,11 @@ from codecell.observer import Census, Observers, Phase, Run, Watch
 from codecell.pool import Pool
 from codecell.quota import Quotas
 from codecell.recent import Recent
-from codecell.sessions import Sessions, Turn
+from codecell.sessions import Sessions
 from codecell.settings import Settings
 from codecell.store import Store
 from codecell.tale import Tale
+from codecell.turn import Turn
 
 COLLECT_S = 10.0  # for all the files of a run
 STOP_S = 0.5  # for all runs in flight to be stopped

@@ -7,6 +7,9 @@ How it keeps out of the program's reach although both share a uid:
 - A child closes the stream before it does anything else; a run's bytes never rest in this heap.
 - Whatever the program can make many of (signals, dead processes, output) is taken a bounded number
   at a time, so that neither the server nor a deadline waits behind it.
+
+One page, however long: signals, ends, output and orders come in any order, and who changes what one
+of them does to a run must see what the others do.
 """
 
 from __future__ import annotations

@@ -81,16 +81,8 @@ class Tree:
     """What is under /sandbox, and what was there before."""
 
     __slots__ = (
-        "_before",
-        "_fd",
-        "_now",
-        "_path",
-        "_root",
-        "_sent",
-        "_unlocked",
-        "failure",
-        "whole",
-    )
+        "_before", "_fd", "_now", "_path", "_root", "_sent", "_unlocked", "failure", "whole",
+    )  # fmt: skip
 
     def __init__(self, root: str = ROOT) -> None:
         self._root = root
