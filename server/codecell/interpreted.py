@@ -1,6 +1,7 @@
-"""The part of the language table without a compile step and without an interpreter kept waiting."""
+"""The part of the language table without a compile step and without sessions of its own."""
 
 from codecell.language import TMP, Language
+from codecell.model import Launch, Standby
 
 MIB = 1024 * 1024
 
@@ -45,7 +46,15 @@ INTERPRETED = (
         aliases=("rscript", "rlang"),
         extensions=(".r", ".R"),
         file_name="main.R",
+        launch=Launch.STANDBY,
         run=("/usr/bin/Rscript", "--vanilla", "{main}"),
+        standby=Standby(
+            command=("/usr/bin/Rscript", "--vanilla", "{main}"),
+            source="standby.R",
+            file=f"{TMP}/.standby.R",
+            env=(("R_TESTS", f"{TMP}/.standby.R"),),
+            job="none",
+        ),
         env=(("XDG_CACHE_HOME", TMP),),  # its list of fonts is no file of the program's
         version=("/usr/bin/Rscript", "--version"),
         preinstalled=("base packages",),
@@ -90,7 +99,18 @@ INTERPRETED = (
         aliases=("octave-cli", "matlab", "m"),
         extensions=(".m",),
         file_name="main.m",
+        launch=Launch.STANDBY,
         run=("/usr/bin/octave-cli", "--quiet", "--norc", "--no-history", "{main}"),
+        standby=Standby(
+            command=("/usr/bin/octave-cli", "--quiet", "--no-init-file", "--no-history", "{main}"),
+            source="standby.m",
+            file=f"{TMP}/.standby.m",
+            env=(
+                ("OCTAVE_SITE_INITFILE", f"{TMP}/.standby.m"),
+                ("OCTAVE_VERSION_INITFILE", "/dev/null"),
+            ),
+            job="none",
+        ),
         version=("/usr/bin/octave-cli", "--version"),
         notes="Figures can't be shown; print numbers.",
         memory_bytes=512 * MIB,

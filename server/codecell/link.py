@@ -173,6 +173,7 @@ class Link:
             "standby_source": script + becomes if standby else "",
             "kernel": "" if standby else becomes,
             "standby_file": standby.file if standby else "",
+            "standby_main": standby.command[-1] if standby and standby.job == "none" else "",
         }
         parts = parcel.parcel(self._codes.get(self._origin, b""))
         await self.cell.send(parts + encode_json(Kind.CONFIG, 0, config))

@@ -43,7 +43,9 @@ class Standby:
         source: the script in incell/ that makes it wait.
         file: where that script lies in the cell while the interpreter starts.
         env: further environment of the start.
-        job: how it is told its program: `binary` (frames.encode_job) or `shell` (words to source).
+        job: how it is told its program: `binary` (frames.encode_job), `shell` (words to source) or
+            `none`: it was started as a fresh one is, and reads the file of the usual name. Args,
+            environment, another name and sessions are a fresh start's.
         values: the script in incell/, behind `source`, by which it shows a program's value.
     """
 
@@ -51,7 +53,7 @@ class Standby:
     source: str
     file: str
     env: tuple[tuple[str, str], ...] = ()
-    job: Literal["binary", "shell"] = "binary"
+    job: Literal["binary", "shell", "none"] = "binary"
     values: str = ""
 
 

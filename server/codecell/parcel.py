@@ -5,8 +5,8 @@ from importlib import resources
 
 # Each after those that it imports; `modules` before everything else, as it says why.
 PARTS = (
-    "modules", "lazy", "compact", "libc", "counters", "channel", "output", "program", "child",
-    "run", "session", "files", "wipe", "agent",
+    "modules", "lazy", "compact", "libc", "counters", "channel", "output", "program", "files",
+    "child", "run", "session", "wipe", "agent",
 )  # fmt: skip
 LAZY = ("values", "figures", "snapshot")  # made where a program wants them
 

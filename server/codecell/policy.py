@@ -296,16 +296,24 @@ def image_of(language: Language, settings: Settings) -> str:
 def _standby(language: Language, rules: Policy) -> Standby | None:
     if language.standby is None:
         return None
-    command = Words.of(language, rules).fill(language.standby.command)
-    return replace(language.standby, command=command)
+    standby, words = language.standby, Words.of(language, rules)
+    env = words.fill_values(language.env) if standby.job == "none" else ()  # never told later
+    return replace(standby, command=words.fill(standby.command), env=(*env, *standby.env))
 
 
 def _launch(language: Language, request: Request, words: Words) -> Launch:
     """Decide whether the interpreter that is ready can serve, or a fresh start is needed."""
     if any(name.startswith(language.start_variables) for name, _ in request.env):
         return Launch.EXEC
-    shell = language.standby is not None and language.standby.job == "shell"
-    if shell and words.file_name != language.file_name:  # which it was started with
+    job = language.standby.job if language.standby and language.launch is Launch.STANDBY else ""
+    if job in {"shell", "none"} and words.file_name != language.file_name:
+        return Launch.EXEC  # it was started with the usual name
+    if job == "none" and (
+        request.args
+        or request.env
+        or request.session_id is not None
+        or any(case.args for case in request.tests)
+    ):
         return Launch.EXEC
     return language.launch
 

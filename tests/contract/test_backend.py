@@ -225,6 +225,7 @@ async def boot(cell: Cell, spec: CellSpec = SPEC) -> Frame:
         "standby_env": {},
         "standby_source": "",
         "standby_file": "",
+        "standby_main": "",
         "kernel": "",
     }
     await cell.send(parcel())

@@ -18,7 +18,7 @@ import pytest
 
 from codecell.app import open_runner
 from codecell.languages import LANGUAGES
-from codecell.model import Launch, Outcome, Request, Status
+from codecell.model import Case, Input, Launch, Outcome, Request, Status
 from codecell.runner import Runner
 from codecell.settings import Settings, load
 from codecell.verdict import signal_name
@@ -80,12 +80,19 @@ CLEAN = {name: value for name, value in os.environ.items() if name in known}
 found = [run(*program) for program in job["programs"]]
 print(base64.b64encode(zlib.compress(json.dumps(found).encode())).decode())
 """
+SHELL = (
+    "/usr/bin/python3 -c \"import base64; exec(base64.b64decode('"
+    f"{base64.b64encode(DRIVER.encode()).decode()}'))\""
+)
 START = {
     "python": f"import subprocess\nsubprocess.run(['/usr/bin/python3', '-c', {DRIVER!r}], check=True)",
     "javascript": "const r = require('child_process').spawnSync('/usr/bin/python3', ['-c', "
     f"{json.dumps(DRIVER)}], {{ stdio: 'inherit' }}); process.exitCode = r.status;",
     "bash": f"python3 -c \"$(cat <<'DRIVER'\n{DRIVER}\nDRIVER\n)\"",
+    "r": f"quit(status = system({json.dumps(SHELL)}))",
+    "octave": f"exit(system({json.dumps(SHELL)}))",
 }
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # Octave adds to its own
 
 
 def programs(language: str, **more: str) -> dict[str, str]:
@@ -109,6 +116,22 @@ PROGRAMS = {
             "carriage returns": "echo a\r\necho b\r\n",
             "nul": "echo a\0b",
             "long program": "\n".join(f"a{n}={n}" for n in range(3000)) + "\necho $a2999",
+        },
+    ),
+    "r": programs(
+        "r",
+        **{
+            "BOM": "\ufeffcat('ran')",
+            "carriage returns": "x <- 1\r\nx\r\n",
+            "long line": f"x <- '{'a' * 10_000}'; nchar(x)",
+            "long program": "\n".join(f"a{n} <- {n}" for n in range(3000)) + "\na2999",
+        },
+    ),
+    "octave": programs(
+        "octave",
+        **{
+            "carriage returns": "x = 1\r\nx\r\n",
+            "long program": "\n".join(f"a{n} = {n};" for n in range(3000)) + "\na2999",
         },
     ),
 }
@@ -155,7 +178,7 @@ class Fresh:
                     main,
                     p["code"],
                     p.get("stdin", STDIN),
-                    dict(p.get("env", ())),
+                    {"PATH": PATH, **dict(entry.env), **dict(p.get("env", ()))},
                 ]
                 for p in programs
             ],
@@ -176,7 +199,9 @@ class Fresh:
         ]
 
 
-ARGS: dict[str, tuple[str, ...]] = {"python": (), "javascript": (), "bash": ("one", "two 2", "")}
+ARGS: dict[str, tuple[str, ...]] = {
+    "python": (), "javascript": (), "bash": ("one", "two 2", ""), "r": (), "octave": (),
+}  # fmt: skip
 
 
 # Where a node that stood by shows itself: below the program, in the innermost ten lines of a stack.
@@ -212,6 +237,13 @@ KNOWN = {
         "BASH": "BASH_ARGC and BASH_ARGV are those of a start without arguments",
         "command line": "the kernel shows how it was started: without arguments",
         "environment of the kernel": "the kernel shows what it was started with: BASH_ENV",
+    },
+    "r": {
+        "environment of the kernel": "the kernel shows what it was started with: R_TESTS",
+    },
+    "octave": {
+        "command line": "the kernel shows how it was started: with --no-init-file, not --norc",
+        "environment of the kernel": "it shows what it was started with: OCTAVE_SITE_INITFILE",
     },
 }
 
@@ -583,6 +615,110 @@ async def test_bash_obeys_the_environment_it_is_given(
     await same(code, "bash", env=env)
 
 
+# --- R and Octave
+
+
+@pytest.mark.parametrize("name", names("r"))
+async def test_an_r_program_does_what_it_always_does(run: Execute, fresh: Fresh, name: str) -> None:
+    alike(await run(PROGRAMS["r"][name], "r"), await fresh.of("r", PROGRAMS["r"], name))
+
+
+@pytest.mark.parametrize("name", names("octave"))
+async def test_an_octave_program_does_what_it_always_does(
+    run: Execute, fresh: Fresh, name: str
+) -> None:
+    alike(
+        await run(PROGRAMS["octave"][name], "octave"),
+        await fresh.of("octave", PROGRAMS["octave"], name),
+    )
+
+
+SHOW = {
+    "r": "commandArgs(); Sys.getenv('MINE'); Sys.getenv('R_TESTS'); Sys.time() > 0\n"
+    "format(as.POSIXct(0), '%Z'); list.files('/sandbox'); list.files('/tmp', '^[^R]', all.files = TRUE)",
+    "octave": "argv()\ngetenv('MINE')\nstrftime('%Z', localtime(0))\nls('/sandbox')\nls('-A', '/tmp')",
+}
+
+
+@pytest.mark.parametrize("language", SHOW)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"args": ("a", "b c")},
+        {"env": (("MINE", "é ' \n"), ("TZ", "JST-9"))},
+        {"args": ("a",), "env": (("MINE", "x"),)},
+    ],
+    ids=lambda fields: " and ".join(fields),
+)
+async def test_what_can_only_be_told_at_the_start_is_told(
+    same: Execute, language: str, fields: dict[str, Any]
+) -> None:
+    outcome = await same(SHOW[language], language, **fields)
+    assert outcome.status is Status.SUCCESS, outcome.stderr.text
+
+
+@pytest.mark.parametrize(
+    ("language", "code"),
+    [("r", "cat(runif(1), rnorm(1), sample(1e9, 1), basename(tempfile()))"),
+     ("octave", "printf('%.9f ', rand(), randn(), randi(1e9), rande())")],
+)  # fmt: skip
+async def test_no_two_programs_draw_the_same_numbers(
+    run: Execute, language: str, code: str
+) -> None:
+    lines = [(await run(code, language)).stdout.text.split() for _ in range(3)]
+    for values in zip(*lines, strict=True):
+        assert len(set(values)) == 3, values
+
+
+@pytest.mark.parametrize(
+    ("language", "code", "other"),
+    [("r", "source('more.R')\nf()", ("more.R", "f <- function() cat('more')\n")),
+     ("octave", "more_of_it()", ("more_of_it.m", "function more_of_it()\n  printf('more')\nend\n"))],
+)  # fmt: skip
+async def test_files_that_come_with_a_program_are_seen(
+    run: Execute, language: str, code: str, other: tuple[str, str]
+) -> None:
+    file = Input(path=other[0], content=other[1].encode())
+    outcome = await run(code, language, files=(file,))
+    assert (outcome.stdout.text, outcome.stderr.text) == ("more", "")
+
+
+@pytest.mark.parametrize("language", SHOW)
+async def test_a_program_of_another_name_leaves_no_empty_one(run: Execute, language: str) -> None:
+    name = f"other{LANGUAGES[language].extensions[-1]}"
+    show = {"r": "cat(list.files('/sandbox'))", "octave": "printf('%s', ls('/sandbox'))"}[language]
+    main = Input(path=name, content=show.encode())
+    outcome = await run("", language, files=(main,), entrypoint=name)
+    assert outcome.stdout.text.split() == [name]
+    assert outcome.files.changed == ()
+
+
+ECHO = {
+    "r": "cat(readLines(file('stdin')), commandArgs(TRUE), list.files('/sandbox'))\n"
+    "cat(length(list.files('/tmp')), file = 'left.txt')",
+    "octave": "printf('%s ', fgetl(stdin), argv(){:}, glob('*'){:}); fclose(fopen('left.txt', 'w'));",
+}
+
+
+@pytest.mark.parametrize("language", ECHO)
+async def test_each_case_and_each_step_of_a_session_is_told_its_own(
+    run: Execute, language: str
+) -> None:
+    main = LANGUAGES[language].file_name
+    code = ECHO[language]
+    for args in ((), ("x",)):
+        cases = (Case(stdin=b"1\n"), Case(stdin=b"2\n", args=args), Case(stdin=b"3\n"))
+        outcome = await run(code, language, stdin="", tests=cases)
+        texts = [case.stdout.text.split() for case in outcome.tests]
+        assert texts == [["1", main], ["2", *args, main], ["3", main]]
+    session = f"of-{language}"
+    texts = [
+        (await run(code, language, stdin="s\n", session_id=session, args=args)).stdout.text.split()
+        for args in ((), ("x",), ())
+    ]
+    assert texts == [["s", main], ["s", "x", "left.txt", main], ["s", "left.txt", main]]
+
+
 @pytest.mark.parametrize(
     ("language", "name"), [(language, name) for language, names in KNOWN.items() for name in names]
 )
@@ -601,4 +737,4 @@ async def test_a_known_difference_is_still_one(
 def test_languages_that_are_prepared_are_compared_here(language: str) -> None:
     if LANGUAGES[language].launch is not Launch.EXEC:
         # python-science is python with packages: the same interpreter and the same launch.
-        assert language in {"python", "javascript", "bash", "python-science"}
+        assert language in {*PROGRAMS, "python-science"}

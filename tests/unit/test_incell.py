@@ -41,7 +41,8 @@ def test_all_that_cells_are_sent_is_read_before_the_first(monkeypatch: pytest.Mo
     """An upgrade in place must not mix its agent with this server's."""
     parcel()
     monkeypatch.setattr(resources, "files", None)
-    for name in (*FILES, "kernel.js", "standby.js", "standby.sh", "standby_tsc.js"):
+    standby = (f"standby{end}" for end in (".js", ".sh", "_tsc.js", ".R", ".m"))
+    for name in (*FILES, "kernel.js", *standby):
         assert source(name)
 
 

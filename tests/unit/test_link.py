@@ -131,6 +131,7 @@ async def test_the_standby_program_is_sent_along_where_there_is_one() -> None:
     assert cell.config["launch"] == "standby"
     assert cell.config["standby"][0] == "/usr/bin/node"
     assert "before its program is known" in cell.config["standby_source"]
+    assert cell.config["standby_main"] == ""
 
 
 @pytest.mark.parametrize(

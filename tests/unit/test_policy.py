@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from codecell import policy
 from codecell.errors import RequestError
 from codecell.languages import LANGUAGES
-from codecell.model import Launch, Plan, Request
+from codecell.model import Case, Input, Launch, Plan, Request
 from codecell.settings import LimitSettings, PoolSettings, Settings
 
 SETTINGS = Settings.model_construct(
@@ -191,6 +191,29 @@ def test_a_variable_that_only_a_fresh_start_obeys_gets_one(language: str, name: 
     assert LANGUAGES[language].launch is not Launch.EXEC
     assert plan(language=language, env=((name, "1"),)).steps[0].launch is Launch.EXEC
     assert plan(language=language, env=(("MY_" + name, "1"),)).steps[0].launch is not Launch.EXEC
+
+
+@pytest.mark.parametrize("language", ["r", "octave"])
+def test_what_an_interpreter_fixes_as_it_starts_gets_a_fresh_one(language: str) -> None:
+    def launch(**fields: Any) -> Launch:
+        return plan(language=language, **fields).steps[0].launch
+
+    file = Input(path=f"other{LANGUAGES[language].extensions[0]}", content=b"1")
+    assert launch() is Launch.STANDBY
+    assert launch(files=(file,), stdin="x") is Launch.STANDBY
+    assert launch(tests=(Case(stdin=b"1"),)) is Launch.STANDBY
+    assert launch(args=("x",)) is Launch.EXEC
+    assert launch(env=(("MINE", "1"),)) is Launch.EXEC
+    assert launch(session_id="mine") is Launch.EXEC
+    assert launch(tests=(Case(), Case(args=("x",)))) is Launch.EXEC
+    assert launch(code="", files=(file,), entrypoint=file.path) is Launch.EXEC
+
+
+def test_what_is_told_nothing_later_starts_with_its_languages_environment() -> None:
+    standby = policy.cell_spec(LANGUAGES["r"], SETTINGS).standby
+    assert standby is not None
+    assert standby.command == ("/usr/bin/Rscript", "--vanilla", "/sandbox/main.R")
+    assert dict(standby.env) == {"XDG_CACHE_HOME": "/tmp", "R_TESTS": "/tmp/.standby.R"}
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -92,7 +92,7 @@ class Agent:
         signal.set_wakeup_fd(self.wake_w, warn_on_full_buffer=False)
         self.counters = Counters()
         self.launch = ""
-        self.standby = Standby([], {}, "", "", "")
+        self.standby = Standby([], {}, "", "", "", "")
         self.spare: Child | None = None  # waits for its program
         self.run: Run | None = None
         self.snapshot: Any = None  # what test cases begin with
@@ -143,6 +143,7 @@ class Agent:
             config["standby_file"],
             config["standby_source"],
             config["kernel"],
+            config["standby_main"],
         )
         if self.launch == FORK:
             MODULES.load((*USUAL, *config["preload"]))
@@ -166,6 +167,8 @@ class Agent:
         child, mode = self.spare, limits["mode"]
         if child is not None and (child.launch == STANDBY) != (mode == STANDBY):
             child.kill()
+            if child.launch == STANDBY:
+                self.standby.take_back()
             child = None
         self.spare = None
         self.run = Run(number, child or self.fork(mode), limits)
@@ -315,14 +318,15 @@ class Agent:
                 self.snapshot.lay_out()
                 self.channel.tell(READY, 0, memory_bytes=self.counters.held_bytes())
             else:
-                self.spare = self.fork(self.launch)
+                self.spare = self.fork(run.child.launch if run.case == "next" else self.launch)
 
     def stand_by(self, run: Run) -> None:
         """Have a process ready for the next step of a session, if none is that will take it."""
         if run.child.launch == STANDBY and not run.child.waiting:
             self.standby.loaded()
         if not run.compiles and not run.done:
-            self.spare = self.fork(self.launch)
+            # Nothing waits with a file open that the session may do anything to.
+            self.spare = self.fork(run.child.launch if self.standby.main else self.launch)
 
     def bury(self, status: int) -> None:
         """The interpreter of a session ended between two steps: so does all but the files."""

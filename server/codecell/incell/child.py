@@ -9,6 +9,7 @@ import sys
 
 from codecell.incell.channel import STDERR, STDOUT
 from codecell.incell.compact import loads
+from codecell.incell.files import AsOwner
 from codecell.incell.libc import drop_bounds, set_dumpable
 from codecell.incell.modules import MODULES
 from codecell.incell.program import FAREWELL, Kernel, Program
@@ -24,31 +25,58 @@ else:
 SANDBOX = "/sandbox"
 FORK, STANDBY, KERNEL = "fork", "standby", "kernel"
 WAITING = b"+"  # what a child writes where failures go, once it waits for its job
+GO, OOPS = ".go", ".oops"  # behind the script's name: the pipes of one that takes no descriptors
 FAILURE_CHARS = 500
 
 
 class Standby:
     """An interpreter that waits by itself: how it is started, and the script that makes it wait."""
 
-    __slots__ = ("_source", "command", "env", "file", "kernel")
+    __slots__ = ("_source", "command", "env", "file", "kernel", "main")
 
     def __init__(
-        self, command: list[str], env: dict[str, str], file: str, source: str, kernel: str
+        self,
+        command: list[str],
+        env: dict[str, str],
+        file: str,
+        source: str,
+        kernel: str,
+        main: str,
     ) -> None:
         self.command, self.env, self.file = command, env, file
         self._source = source
         self.kernel = kernel  # what a Python is in a session, as text: see kernel.py
+        self.main = main  # the program's file, where it is opened while there is no program yet
 
     def lay_out(self) -> None:
         """Write the script for the interpreter that is about to start."""
         if self.file:
             with open(self.file, "w", encoding="utf-8") as script:
                 script.write(self._source)
+        if self.main:
+            with AsOwner():
+                os.close(os.open(self.main, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+
+    def pipe(self, name: str) -> tuple[int, int]:
+        """Return a pipe's ends; it has a name where the interpreter can't close descriptors."""
+        if not self.main:
+            return os.pipe()
+        path = self.file + name
+        with AsOwner():
+            os.mkfifo(path, 0o600)
+            # To read and write: no hang-up while the interpreter has not opened it yet.
+            return os.open(path, os.O_RDWR | os.O_NONBLOCK), os.open(path, os.O_WRONLY)
 
     def loaded(self) -> None:
-        """Remove the script: the interpreter has read it."""
-        if self.file and os.path.exists(self.file):
-            os.unlink(self.file)
+        """Remove the script and the names: the interpreter has read them."""
+        for path in (self.file, self.file + GO, self.file + OOPS):
+            if self.file and os.path.exists(path):
+                os.unlink(path)
+
+    def take_back(self) -> None:
+        """Remove the empty program of an interpreter that was killed before it had one."""
+        if self.main:
+            os.unlink(self.main)
 
 
 class Child:
@@ -69,8 +97,12 @@ class Child:
         self._job_size = self._stdin_size = 0
         out_r, out_w = os.pipe()
         err_r, err_w = os.pipe()
-        go_r, self._go = os.pipe()
-        self.oops, oops_w = os.pipe()
+        if launch == STANDBY:
+            go_r, self._go = standby.pipe(GO)
+            self.oops, oops_w = standby.pipe(OOPS)
+        else:
+            go_r, self._go = os.pipe()
+            self.oops, oops_w = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
             try:
@@ -214,6 +246,8 @@ def take(job: int) -> dict[str, Any]:
 
 def _exec_standby(standby: Standby, go: int, job: int, oops: int) -> NoReturn:
     """Start the interpreter: it reads its job from descriptor 4 when 3 says so, and fails on 5."""
+    if standby.main:
+        _exec(standby.command, {**os.environ, **standby.env})
     high = [os.dup2(fd, 50 + index) for index, fd in enumerate((go, job, oops))]
     for index, fd in enumerate(high):
         os.dup2(fd, 3 + index, inheritable=True)
