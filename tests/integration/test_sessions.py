@@ -337,7 +337,7 @@ async def test_limits_refuse_or_evict_as_configured() -> None:
 
 
 async def test_another_languages_cell_is_held_to_the_memory_too() -> None:
-    async with opened(memory="48MiB") as runner:
+    async with opened(memory="56MiB") as runner:
         step = Talk(runner)
         await step("x = bytearray(60 * 2**20)")
         with pytest.raises(RequestError, match=r"No further cell was opened for s: .*Yours: s \("):
