@@ -4,6 +4,7 @@ import json
 import os
 import re
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from importlib import resources
@@ -201,6 +202,31 @@ async def test_what_is_dropped_is_counted_in_the_log_itself(
     kept = [record["number"] for record in found if record["event"] == "x"]
     assert kept == sorted(kept)
     assert len(kept) + sum(r["records"] for r in found if r["event"] == "chain.lost") == 50
+
+
+@pytest.mark.requirement("audit:complete")
+def test_what_fails_as_the_log_is_closed_is_tried_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append, tried, closing = Book.append, threading.Event(), threading.Event()
+
+    def fails_once(book: Book, given: Sequence[Mapping[str, Any]]) -> None:
+        if not tried.is_set():
+            tried.set()
+            closing.wait(5)
+            raise OSError(28, "No space left on device")
+        append(book, given)
+
+    monkeypatch.setattr(Book, "append", fails_once)
+    writer = Writer(books.open_book(tmp_path / "log", rotate=1 << 20, keep=0)[0])
+    writer.put("x", lambda: {"number": 1})
+    assert tried.wait(5)
+    ending = threading.Thread(target=writer.close)
+    ending.start()
+    time.sleep(0.1)  # it has asked the thread to end, which is still at its first try
+    closing.set()
+    ending.join(5)
+    assert [record["number"] for record in records(tmp_path) if record["event"] == "x"] == [1]
 
 
 @pytest.mark.requirement("audit:complete")

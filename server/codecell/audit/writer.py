@@ -128,8 +128,9 @@ class Writer:
                         break
                 batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), BATCH))]
                 closing = self._closing and not self._waiting
+                last = self._closing
             if batch:
-                self._write(batch)
+                self._write(batch, last=last)
             self._sync(force=closing)
             if closing:
                 break
@@ -141,7 +142,7 @@ class Writer:
             return None
         return max(0.0, self._unsynced + self._fsync_s - time.monotonic())
 
-    def _write(self, batch: list[_Entry]) -> None:
+    def _write(self, batch: list[_Entry], *, last: bool) -> None:
         lost = self.lost
         try:
             records = [entry.made() for entry in batch]
@@ -153,11 +154,11 @@ class Writer:
                 self._synced(batch)
                 return
         except OSError as error:
-            self._failed(batch, error.strerror or str(error))
+            self._failed(batch, error.strerror or str(error), last=last)
             return
         except Exception as error:  # a bug of ours; whoever waits must hear of it
             log.exception("writing the audit log failed")
-            self._failed(batch, type(error).__name__)
+            self._failed(batch, type(error).__name__, last=last)
             return
         if self._fsync == "interval" and self._unsynced is None:
             self._unsynced = time.monotonic()
@@ -176,8 +177,11 @@ class Writer:
             entry.error = text
         _answer(batch)
 
-    def _failed(self, batch: list[_Entry], text: str) -> None:
-        """Withdraw what somebody waits for, keep the rest for the next try."""
+    def _failed(self, batch: list[_Entry], text: str, *, last: bool) -> None:
+        """Withdraw what somebody waits for, keep the rest for the next try.
+
+        What was begun before the closing is tried once more: there may be room by now.
+        """
         self._tell(text)
         waited = [entry for entry in batch if entry.written is not None]
         for entry in waited:
@@ -185,13 +189,13 @@ class Writer:
         _answer(waited)
         with self._some:
             rest = [entry for entry in batch if entry.written is None]
-            if self._closing:
+            if last:
                 self.lost += len(rest) + len(self._waiting)
                 self._waiting.clear()
                 log.error("audit records lost", records=self.lost)
                 return
             self._waiting.extendleft(reversed(rest))
-            if not any(entry.written for entry in self._waiting):
+            if not self._closing and not any(entry.written for entry in self._waiting):
                 self._some.wait(RETRY_S)
 
     def _sync(self, *, force: bool) -> None:
