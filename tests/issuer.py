@@ -47,6 +47,8 @@ class KeySet:
 def served(*keys: dict[str, Any]) -> Iterator[KeySet]:
     """Serve keys for a while."""
     begun = KeySet(*keys)
-    yield begun
-    begun.server.shutdown()
-    begun.server.server_close()
+    try:
+        yield begun
+    finally:
+        begun.server.shutdown()
+        begun.server.server_close()

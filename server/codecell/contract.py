@@ -152,7 +152,7 @@ def schema_of(
     """Return a model's JSON schema without references and titles: they cost tokens.
 
     What is nullable in an output is so by its type: a client that checks each result, as the SDK's
-    does, spends a third less on it. In an input it stays `anyOf`, which more model APIs take.
+    does, spends a quarter less on it. In an input it stays `anyOf`, which more model APIs take.
     """
     schema = model.model_json_schema(mode=mode)
     definitions = schema.pop("$defs", {})

@@ -1,13 +1,12 @@
 """Pure decisions: request + language + settings -> plan. Nothing a request says widens a limit."""
 
 import re
-from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from dataclasses import replace
 
 from codecell.ceilings import cell_limits, compile_timeout_s, run_limits
 from codecell.errors import RequestError
 from codecell.files import check, path_error, shown, sources
-from codecell.language import PLACEHOLDERS, SANDBOX, Language
+from codecell.language import Language
 from codecell.model import (
     Case,
     CellSpec,
@@ -21,10 +20,9 @@ from codecell.model import (
     Step,
 )
 from codecell.settings import DEFAULT, LimitSettings, Policy, Settings
+from codecell.words import Words
 
 MAX_ARGS, MAX_ENV = 256, 128
-# {others} is no part of a word: see Words.fill.
-_PLACEHOLDER = re.compile("|".join(re.escape(name) for name in PLACEHOLDERS if name != "{others}"))
 MAX_ARGS_BYTES = MAX_ENV_BYTES = 64 * 1024
 SESSION_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -76,7 +74,7 @@ def _not_allowed(language: Language, rules: Policy, settings: Settings) -> str:
 
 def _program(
     request: Request, language: Language, settings: Settings, rules: Policy
-) -> tuple["Words", tuple[File, ...]]:
+) -> tuple[Words, tuple[File, ...]]:
     """Decide which files there are, the main one first."""
     path = request.entrypoint
     if path is not None and (wrong := path_error(path)) is not None:
@@ -166,7 +164,7 @@ def _steps(
     request: Request,
     rules: Policy,
     limits: RunLimits,
-    words: "Words",
+    words: Words,
     program: File,
 ) -> tuple[Step, ...]:
     run = _run(language, request, limits, words)
@@ -179,63 +177,6 @@ def _steps(
         raise RequestError("code contains a NUL character, which no shell can hold")
     kept = replace(run, keep=Keep.INTERPRETER, launch=language.launch, code=program.content)
     return (kept,)
-
-
-@dataclass(frozen=True, slots=True)
-class Words:
-    """What the placeholders of a language's commands stand for, for one program."""
-
-    file_name: str  # relative to /sandbox
-    entry: str
-    memory_mib: int
-    others: tuple[str, ...] = ()  # further files to compile, the same way
-
-    @classmethod
-    def of(
-        cls, language: Language, rules: Policy, code: str = "", path: str | None = None
-    ) -> "Words":
-        """Find them out; without a path a program may say what its file must be called."""
-        given = PurePosixPath(path or language.file_name)
-        name = language.naming(code, given.stem) if language.naming else None
-        file_name = str(given) if path or not name else f"{name.stem}{given.suffix}"
-        return cls(
-            file_name=file_name,
-            entry=name.entry if name else given.stem,
-            memory_mib=cell_limits(language, rules.limits).memory_bytes // 2**20,
-        )
-
-    @property
-    def main(self) -> str:
-        """The program's path in the cell."""
-        return f"{SANDBOX}/{self.file_name}"
-
-    def fill(self, command: tuple[str, ...]) -> tuple[str, ...]:
-        """Put them into a command."""
-        values = self._values()
-        filled: list[str] = []
-        for part in command:
-            if part == "{others}":
-                filled += [f"{SANDBOX}/{path}" for path in self.others]
-            else:
-                filled.append(_PLACEHOLDER.sub(lambda match: values[match[0]], part))
-        return tuple(filled)
-
-    def fill_values(self, env: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
-        """Put them into the values of an environment."""
-        values = self._values() if env else {}
-        return tuple(
-            (name, _PLACEHOLDER.sub(lambda match: values[match[0]], value)) for name, value in env
-        )
-
-    def _values(self) -> dict[str, str]:
-        return {
-            "{main}": self.main,
-            "{stem}": str(PurePosixPath(self.file_name).with_suffix("")),
-            "{entry}": self.entry,
-            "{memory_mib}": str(self.memory_mib),
-            "{heap_mib}": str(self.memory_mib * 5 // 4),
-            "{soft_mib}": str(self.memory_mib * 9 // 10),
-        }
 
 
 def _compile(language: Language, rules: Policy, words: Words) -> tuple[Step, ...]:
@@ -305,7 +246,7 @@ def _launch(language: Language, request: Request, words: Words) -> Launch:
     """Decide whether the interpreter that is ready can serve, or a fresh start is needed."""
     if any(name.startswith(language.start_variables) for name, _ in request.env):
         return Launch.EXEC
-    job = language.standby.job if language.standby and language.launch is Launch.STANDBY else ""
+    job = language.standby.job if language.standby else ""
     if job in {"shell", "none"} and words.file_name != language.file_name:
         return Launch.EXEC  # it was started with the usual name
     if job == "none" and (

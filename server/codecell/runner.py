@@ -52,6 +52,7 @@ from codecell.settings import Settings
 from codecell.store import Store
 from codecell.tale import Tale
 from codecell.turn import Turn
+from codecell.words import Words
 
 COLLECT_S = 10.0  # for all the files of a run
 STOP_S = 0.5  # for all runs in flight to be stopped
@@ -318,7 +319,7 @@ class Runner:
         for language in self._settings.table.values():
             if not rules.allows(language.id):
                 continue
-            words = policy.Words.of(language, rules)
+            words = Words.of(language, rules)
             spec = policy.cell_spec(language, self._settings, rules)
             image = images.get(language.id)
             found.append(

@@ -21,7 +21,7 @@ from codecell.observer import Observers, SessionEvent
 from codecell.pool import Pool
 from codecell.settings import Settings
 from codecell.store import Store
-from codecell.turn import Action, Held, Session, Turn
+from codecell.turn import Action, HeldCell, Session, Turn
 
 NEW = "new"
 REMEMBERED = 256  # closed sessions whose end a later call of the same name is told
@@ -123,7 +123,7 @@ class Sessions:
                 retry_after_s=1.0,
             )
 
-    def _cells(self) -> list[Held]:
+    def _cells(self) -> list[HeldCell]:
         return [cell for session in self._open.values() for cell in session.cells.values()]
 
     # what is open

@@ -27,14 +27,14 @@ from codecell.model import (
     SessionState,
 )
 from codecell.pool import Pool
-from codecell.settings.sections import SessionSettings
+from codecell.settings import SessionSettings
 from codecell.store import Store
 
 Action = Literal["opened", "closed", "expired", "evicted", "lost"]
 RUNS = 20_000  # remembered of one session
 
 
-class Held:
+class HeldCell:
     """A cell of a session and what was last found in it."""
 
     def __init__(self, link: Link) -> None:
@@ -58,7 +58,7 @@ class Session:
         self.opened = self.used = anyio.current_time()
         self.runs = 0
         self.closed: str | None = None  # why, once it is
-        self.cells: dict[CellSpec, Held] = {}
+        self.cells: dict[CellSpec, HeldCell] = {}
         self.luggage = Luggage()
         self.told: deque[str] = deque(maxlen=RUNS)  # what may have left results in the store
         self.turn = anyio.Lock()  # fair: calls run in the order of their coming
@@ -161,13 +161,13 @@ class Turn:
         if held is not None:
             held.seen = session.luggage.version
 
-    async def _open(self) -> Held:
+    async def _open(self) -> HeldCell:
         session, spec = self._session, self._plan.cell
         link = await self._keeper.pool.keep(spec, session.caller)
         if session.closed is not None:
             self._keeper.pool.let_go(link)
             raise SandboxError(f"session {session.id} was closed while it waited for a cell")
-        held = session.cells[spec] = Held(link)
+        held = session.cells[spec] = HeldCell(link)
         return held
 
     def _lost(self, how: str) -> None:

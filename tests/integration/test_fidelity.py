@@ -310,6 +310,19 @@ def same(run: Execute, fresh: Fresh) -> Execute:
     return execute
 
 
+# --- What a program does and how it ends
+
+
+@pytest.mark.parametrize(
+    ("language", "name"), [(language, name) for language in PROGRAMS for name in names(language)]
+)
+async def test_a_program_does_what_it_always_does(
+    run: Execute, fresh: Fresh, language: str, name: str
+) -> None:
+    outcome = await run(PROGRAMS[language][name], language, args=ARGS[language])
+    alike(outcome, await fresh.of(language, PROGRAMS[language], name))
+
+
 # --- Python: what a program sees of its interpreter
 
 
@@ -441,14 +454,7 @@ print(mine.value, sys.path[0])
     assert outcome.stdout.text == "my own\n"
 
 
-# --- Python: what it does and how it ends
-
-
-@pytest.mark.parametrize("name", names("python"))
-async def test_a_python_program_does_what_it_always_does(
-    run: Execute, fresh: Fresh, name: str
-) -> None:
-    alike(await run(PROGRAMS["python"][name]), await fresh.of("python", PROGRAMS["python"], name))
+# --- Python: how it ends
 
 
 @pytest.mark.parametrize("name", ["traceback", "syntax error", "chained traceback"])
@@ -512,16 +518,6 @@ async def test_python_obeys_the_environment_it_is_given(
 # --- JavaScript
 
 
-@pytest.mark.parametrize("name", names("javascript"))
-async def test_a_javascript_program_does_what_it_always_does(
-    run: Execute, fresh: Fresh, name: str
-) -> None:
-    alike(
-        await run(PROGRAMS["javascript"][name], "javascript"),
-        await fresh.of("javascript", PROGRAMS["javascript"], name),
-    )
-
-
 async def test_javascript_gets_its_arguments(same: Execute) -> None:
     outcome = await same(
         "console.log(JSON.stringify(process.argv))", "javascript", args=("a", "", "b c", "--x")
@@ -572,14 +568,6 @@ async def test_javascript_obeys_the_environment_it_is_given(
 # --- Bash
 
 
-@pytest.mark.parametrize("name", names("bash"))
-async def test_a_bash_program_does_what_it_always_does(
-    run: Execute, fresh: Fresh, name: str
-) -> None:
-    outcome = await run(PROGRAMS["bash"][name], "bash", args=ARGS["bash"])
-    alike(outcome, await fresh.of("bash", PROGRAMS["bash"], name))
-
-
 @pytest.mark.parametrize(
     "env",
     [
@@ -616,21 +604,6 @@ async def test_bash_obeys_the_environment_it_is_given(
 
 
 # --- R and Octave
-
-
-@pytest.mark.parametrize("name", names("r"))
-async def test_an_r_program_does_what_it_always_does(run: Execute, fresh: Fresh, name: str) -> None:
-    alike(await run(PROGRAMS["r"][name], "r"), await fresh.of("r", PROGRAMS["r"], name))
-
-
-@pytest.mark.parametrize("name", names("octave"))
-async def test_an_octave_program_does_what_it_always_does(
-    run: Execute, fresh: Fresh, name: str
-) -> None:
-    alike(
-        await run(PROGRAMS["octave"][name], "octave"),
-        await fresh.of("octave", PROGRAMS["octave"], name),
-    )
 
 
 SHOW = {

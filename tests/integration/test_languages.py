@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from tests.matrix import PROGRAMS, program
 
 from codecell import recipes
 from codecell.languages import LANGUAGES
@@ -17,16 +18,10 @@ from codecell.runner import Runner
 
 pytestmark = [pytest.mark.anyio, pytest.mark.docker]
 Run = Callable[..., Awaitable[Outcome]]
-PROGRAMS = Path(__file__).parents[1] / "languages"
 COMPILED = [name for name, language in LANGUAGES.items() if language.compile]
 WITH_ARGS = [name for name, language in LANGUAGES.items() if language.takes_args]
 SAYS_NAME_ONLY = {"kotlin", "erlang"}  # their compilers print paths so; they start in /sandbox
 LINE = "zażółć 漢字 👩‍👩‍👧"
-
-
-def program(language: str, name: str) -> str:
-    (path,) = (PROGRAMS / language).glob(f"{name}.*")
-    return path.read_text(encoding="utf-8")
 
 
 def said(outcome: Outcome) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import docker
 import pytest
+from tests.matrix import program
 
 from codecell.app import open_runner
 from codecell.backends.docker.owners import LABEL_OWNER, Owner
@@ -497,11 +498,6 @@ async def test_env_that_only_a_fresh_start_reads_is_refused(cold: Runner) -> Non
     with pytest.raises(RequestError, match=r"PYTHONPATH.*only read when Python starts"):
         await Talk(cold)("x = 1", env=(("PYTHONPATH", "/tmp"),))
     assert not cold.list_sessions("local")
-
-
-def program(language: str, name: str) -> str:
-    (path,) = (Path(__file__).parents[1] / "languages" / language).glob(f"{name}.*")
-    return path.read_text(encoding="utf-8")
 
 
 SESSIONS = int(os.environ.get("SOAK_SESSIONS", "60"))

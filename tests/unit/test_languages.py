@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.matrix import PROGRAMS
 
 from codecell import ceilings, policy
 from codecell.cli.run_commands import language_of_name, language_of_shebang
@@ -14,9 +15,9 @@ from codecell.languages import DEFAULT_SET, LANGUAGES
 from codecell.model import Ending, Facts, Launch, Plan, Request, Status, Step
 from codecell.settings import DEFAULT, Settings, load
 from codecell.verdict import verdict
+from codecell.words import Words
 
 MIB = 1024 * 1024
-PROGRAMS = Path(__file__).parents[1] / "languages"
 ZIG = {
     "image": "registry.example/zig:1",
     "file_name": "main.zig",
@@ -49,7 +50,7 @@ def test_every_command_is_an_absolute_path_with_known_placeholders() -> None:
     for language in LANGUAGES.values():
         for command in (language.run, language.compile, language.version):
             assert not command or command[0].startswith("/"), language.id
-        words = policy.Words.of(language, load().rules[DEFAULT])
+        words = Words.of(language, load().rules[DEFAULT])
         filled = " ".join(words.fill((*language.run, *language.compile)))
         assert not any(placeholder in filled for placeholder in PLACEHOLDERS), language.id
 

@@ -127,12 +127,12 @@ class Writer:
                     if not self._some.wait(self._patience()):
                         break
                 batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), BATCH))]
-                closing = self._closing and not self._waiting
-                last = self._closing
+                closing = self._closing
+                done = closing and not self._waiting
             if batch:
-                self._write(batch, last=last)
-            self._sync(force=closing)
-            if closing:
+                self._write(batch, last=closing)
+            self._sync(force=done)
+            if done:
                 break
         with suppress(OSError):
             self._book.close()

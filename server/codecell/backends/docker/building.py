@@ -25,6 +25,7 @@ from codecell.host import Report
 from codecell.language import SANDBOX, Language
 from codecell.recipes import Recipe
 from codecell.settings import DEFAULT, Settings
+from codecell.words import Words
 
 SUITE = "trixie"
 NOBODY = 65534
@@ -91,7 +92,7 @@ class Subject:
 
 def subject_of(language: Language, settings: Settings, code: str) -> Subject:
     """Derive the self-test of a language from the table; pure."""
-    words = policy.Words.of(language, settings.rules[DEFAULT], code)
+    words = Words.of(language, settings.rules[DEFAULT], code)
     limits = policy.cell_spec(language, settings).limits
     steps = tuple(
         (words.fill(command), dict(words.fill_values(env)))
