@@ -32,7 +32,7 @@ lint: $(STAMPS)/dev
 	$(BIN)/lint-imports
 
 unit: $(STAMPS)/dev ## The unit tests alone: seconds, no engine
-	$(PYTEST) tests/unit
+	$(PYTEST) tests/unit tests/security/test_coverage.py
 
 security: setup $(STAMPS)/dev ## The attacks against real cells
 	$(PYTEST) tests/security

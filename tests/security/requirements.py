@@ -1,16 +1,16 @@
 """The guarantees, as data: an ID first, then the test that attacks it, then the row in SECURITY.md.
 
-`python tests/security/requirements.py` prints the table that stands in SECURITY.md between
-`<!-- guarantees -->` and `<!-- /guarantees -->`; test_coverage.py holds all three equal.
+`python tests/security/requirements.py` writes its two tables into SECURITY.md, between
+`<!-- guarantees -->` and `<!-- gvisor -->` and their ends; test_coverage.py holds all three equal.
 """
 
 import ast
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
+SECURITY = TESTS.parent / "SECURITY.md"
 OPEN, CLOSE = "<!-- guarantees -->", "<!-- /guarantees -->"
 OPEN_GVISOR, CLOSE_GVISOR = "<!-- gvisor -->", "<!-- /gvisor -->"
 
@@ -658,6 +658,13 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def told(text: str) -> str:
+    """Return the text of SECURITY.md with the tables as they are now."""
+    for start, end, rows in ((OPEN, CLOSE, table()), (OPEN_GVISOR, CLOSE_GVISOR, otherwise())):
+        before, _, rest = text.partition(start)
+        text = f"{before}{start}\n{rows}\n{end}{rest.partition(end)[2]}"
+    return text
+
+
 if __name__ == "__main__":
-    sys.stdout.write(f"{OPEN}\n{table()}\n{CLOSE}\n")
-    sys.stdout.write(f"{OPEN_GVISOR}\n{otherwise()}\n{CLOSE_GVISOR}\n")
+    SECURITY.write_text(told(SECURITY.read_text(encoding="utf-8")), encoding="utf-8")
