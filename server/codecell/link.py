@@ -168,6 +168,7 @@ class Link:
         config: dict[str, Any] = {
             "launch": self.spec.launch,
             "preload": list(self.cell.preload),
+            "again": self.spec.reuse == "caller",
             "standby": list(standby.command) if standby else [],
             "standby_env": dict(standby.env) if standby else {},
             "standby_source": script + becomes if standby else "",
@@ -433,12 +434,7 @@ class Link:
                 run.facts = report.facts_from(decode_json(frame))
                 run.done.set()
             case Kind.READY:
-                if not self.boot_id:
-                    raise ProtocolError("a cell was ready before it said hello")
-                if frame.payload:
-                    held = decode_json(frame).get("memory_bytes")
-                    self.idle_bytes = held if isinstance(held, int) and held > 0 else TYPICAL_BYTES
-                self._ready.set()
+                self._stands_ready(frame)
             case Kind.HELLO:
                 self._greeted(decode_json(frame))
             case Kind.CODE:
@@ -446,6 +442,15 @@ class Link:
             case Kind.FAULT:
                 words = report.words(decode_json(frame).get("error"), 300)
                 self.lost = CellLost(f"the agent failed: {words}")
+
+    def _stands_ready(self, frame: Frame) -> None:
+        if not self.boot_id:
+            raise ProtocolError("a cell was ready before it said hello")
+        if frame.payload:
+            held = decode_json(frame).get("memory_bytes")
+            self.idle_bytes = held if isinstance(held, int) and held > 0 else TYPICAL_BYTES
+        if frame.run == self.runs:  # else it crossed with a run
+            self._ready.set()
 
     def _learn(self, code: bytes) -> None:
         self._code += code

@@ -210,7 +210,9 @@ class Pool:
             for waiter, link in shelf.left_over():
                 waiter.serve(link)
             # A spare yields the processors to the runs in flight; a waiting caller does not.
-            most = self._settings.starting if shelf.waiters or not self._leased else 1
+            most = self._settings.starting
+            if not shelf.waiters:
+                most = 1 if self._leased else max(most // 2, 1)
             while shelf.wanted() > 0 and self._starting < most and self._has_room(shelf):
                 shelf.starting += 1
                 self._starting += 1

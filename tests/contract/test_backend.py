@@ -217,10 +217,11 @@ async def until(cell: Cell, wanted: Callable[[Frame], bool]) -> Frame:
     raise AssertionError("the stream ended")
 
 
-async def boot(cell: Cell, spec: CellSpec = SPEC) -> Frame:
+async def start(cell: Cell, spec: CellSpec = SPEC, *, again: bool = False) -> None:
     config: dict[str, Any] = {
         "launch": spec.launch,
         "preload": [],
+        "again": again,
         "standby": [],
         "standby_env": {},
         "standby_source": "",
@@ -230,6 +231,10 @@ async def boot(cell: Cell, spec: CellSpec = SPEC) -> Frame:
     }
     await cell.send(parcel())
     await cell.send(encode_json(Kind.CONFIG, 0, config))
+
+
+async def boot(cell: Cell, spec: CellSpec = SPEC) -> Frame:
+    await start(cell, spec)
     return await until(cell, lambda frame: frame.kind is Kind.HELLO)
 
 
@@ -242,6 +247,28 @@ async def test_a_cell_is_a_byte_stream_to_its_agent(harness: Harness) -> None:
         hello = decode_json(await boot(cell))
         assert hello["protocol"] == VERSION
         assert hello["boot"]
+        await cell.discard()
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("again", [False, True])
+async def test_a_cell_that_is_left_alone_prepares_more(
+    engine: docker.APIClient, *, again: bool
+) -> None:
+    async with opened(DockerHarness(engine)) as backend:
+        cell = await backend.create(SPEC)
+        await start(cell, again=again)
+        held: list[int] = []
+        decoder = Decoder()
+        with anyio.move_on_after(30) as patience:
+            while len(held) < 2:
+                for frame in decoder.feed(await cell.receive()):
+                    if frame.kind is Kind.READY:
+                        held.append(decode_json(frame)["memory_bytes"])
+                        patience.deadline = anyio.current_time() + (0.5 if again else 30)
+        # What serves more than one run has had it at once.
+        assert len(held) == (1 if again else 2)
+        assert held == sorted(set(held))
         await cell.discard()
 
 

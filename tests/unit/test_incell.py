@@ -156,6 +156,20 @@ def test_import_of_prepared_modules_shows_what_a_fresh_interpreter_would() -> No
         assert done.stdout == plain.stdout, name
 
 
+def test_what_the_agent_imports_later_is_hidden_from_its_next_child() -> None:
+    done = in_fresh_interpreter("""
+import sys
+modules = agent["modules"].MODULES
+modules.hide()
+import colorsys
+modules.hide_new()
+print("colorsys" in sys.modules, "colorsys" in modules.stash)
+import colorsys
+print("colorsys" in sys.modules, "colorsys" in modules.stash)
+""")
+    assert done.stdout.decode().splitlines() == ["False True", "True False"]
+
+
 def test_failed_import_shows_no_line_of_ours() -> None:
     done = in_fresh_interpreter(
         "agent['modules'].MODULES.hide()\nimport no_such_module\n", check=False
@@ -174,6 +188,14 @@ class A:
 a = A()
 atexit.register(print, "atexit")
 threading.Thread(target=lambda: (time.sleep(0.1), print("thread"))).start()
+"""
+
+
+CYCLE = """
+class A:
+    def __del__(self): print("del")
+a = A()
+a.a = a
 """
 
 
@@ -199,6 +221,8 @@ def run_program(tmp_path: Path, code: str) -> Any:
         "import sys; sys.exit('bye')",
         "raise KeyboardInterrupt",
         ENDING,
+        CYCLE,
+        "import gc\n" + CYCLE + "gc.collect(1)\ngc.collect(1)\ndel a",
         "import sys; sys.stdout.close()",
         "import sys; sys.stderr.write('no newline'); print('x', end='')",
         "import os; os.close(1); print('lost')",

@@ -205,6 +205,19 @@ async def test_a_cell_is_waited_for_while_the_machine_gets_busier(
             assert link.usable
 
 
+async def test_what_a_cell_says_of_the_run_before_does_not_make_it_ready_after_this_one() -> None:
+    early = Raw(encode_json(Kind.READY, 0, {"memory_bytes": 5}))
+    wiped = anyio.Event()
+    async with linked(leave(), wiped=(early, Wait(wiped), READY)) as link:
+        link.spec = replace(link.spec, reuse="caller")
+        await Run(link).go()
+        await anyio.wait_all_tasks_blocked()
+        assert (link.usable, link.idle_bytes) == (False, 5)
+        wiped.set()
+        await link.recycled()
+        assert link.usable
+
+
 # --- running
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import anyio
 
 from codecell.errors import CellLost, SandboxError
-from codecell.frames import HEADER, MAGIC, VERSION, Kind, encode, encode_json
+from codecell.frames import HEADER, MAGIC, VERSION, Kind, encode_json
 from codecell.model import CellSpec, Ending, Isolation
 from codecell.sandbox import Death, Image
 
@@ -80,7 +80,7 @@ def leave(code: object = 0, **facts: object) -> Reply:
 
 
 HELLO = Raw(encode_json(Kind.HELLO, 0, {"protocol": VERSION, "boot": "b007"}))
-READY = Raw(encode(Kind.READY, 0))
+READY = Reply(Kind.READY, b"")
 STOPPED = leave(code=None, signal=9, ending=Ending.CANCELLED)
 
 

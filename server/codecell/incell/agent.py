@@ -63,6 +63,7 @@ else:
 
 FLOOD = 256 * 1024  # bytes of a stream from which on it is looked at from time to time only,
 PACE_S, PIPE = 0.002, 1024 * 1024  # so often, and its pipe holds so much meanwhile
+REST_S = 0.05  # a cell that nobody comes for so long has time to prepare more
 DRAIN_S = 2.0  # longest wait for the end of the output once every process is dead
 DELIVER_MOST = 64  # frames of files before another look at the stream
 REAP_MOST = 64  # dead processes before another look at the clock and the stream
@@ -73,15 +74,17 @@ class Agent:
     """The loop of PID 1."""
 
     __slots__ = (
-        "changes", "channel", "counters", "launch", "outbox", "run", "session", "snapshot", "spare",
-        "standby", "tree", "wake_r", "wake_w",
+        "changes", "channel", "counters", "greeted", "later", "launch", "number", "outbox", "run",
+        "session", "snapshot", "spare", "standby", "tree", "wake_r", "wake_w",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.channel = Channel(os.dup2(0, 60, inheritable=False), os.dup2(1, 61, inheritable=False))
-        null = os.open("/dev/null", os.O_RDWR)
-        os.dup2(null, 0)
+        # A file in memory, as a program's stdin is: what is opened here reads the child's as well.
+        nothing, null = os.memfd_create("stdin"), os.open("/dev/null", os.O_RDWR)
+        os.dup2(nothing, 0)
         os.dup2(null, 1)
+        os.close(nothing)
         os.close(null)
         _outlive()
         set_dumpable(dumpable=False)
@@ -91,7 +94,10 @@ class Agent:
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(self.wake_w, warn_on_full_buffer=False)
         self.counters = Counters()
+        self.greeted = False
         self.launch = ""
+        self.later: tuple[str, ...] = ()  # modules to be imported when there is time
+        self.number = 0  # of the last run that was begun
         self.standby = Standby([], {}, "", "", "", "")
         self.spare: Child | None = None  # waits for its program
         self.run: Run | None = None
@@ -102,6 +108,7 @@ class Agent:
         self.session = Session(os.urandom(8).hex())
 
     def fork(self, launch: str) -> Child:
+        MODULES.hide_new()
         channel = self.channel
         secret = (channel.input, channel.output, self.wake_r, self.wake_w)
         return Child(launch, self.standby, (*secret, *self.counters.descriptors()))
@@ -146,12 +153,27 @@ class Agent:
             config["standby_main"],
         )
         if self.launch == FORK:
-            MODULES.load((*USUAL, *config["preload"]))
+            MODULES.load(config["preload"])
+            if config["again"]:
+                MODULES.load(USUAL)
+            else:
+                self.later = USUAL
             prepare()
-        counts = self.counters.oom >= 0
-        self.channel.tell(HELLO, 0, protocol=PROTOCOL, boot=self.session.boot, counts=counts)
+            MODULES.hide()
         gc.disable()
         gc.freeze()  # without a collection: it finds next to nothing, in 0.5 to 0.9 ms
+        self.spare = self.fork(self.launch)
+
+    def prepare_more(self) -> None:
+        """Import what many programs begin with, where nobody has come for this cell at once.
+
+        Where cells are used as fast as they are made it would be a tenth of what one costs us.
+        """
+        MODULES.load(self.later)
+        self.later = ()
+        gc.freeze()
+        if self.spare is not None:
+            self.spare.kill()
         self.spare = self.fork(self.launch)
 
     def begin(self, number: int, limits: dict[str, Any]) -> None:
@@ -159,6 +181,8 @@ class Agent:
         if self.run is not None:
             raise ValueError("a run within a run")
         self.changes = self.outbox = None
+        self.later = ()
+        self.number = number
         self.tree.begin()
         if limits["step"] and self.session.child is not None:
             self.session.child.renew()
@@ -316,7 +340,7 @@ class Agent:
                 self.snapshot = None
             if self.snapshot is not None:
                 self.snapshot.lay_out()
-                self.channel.tell(READY, 0, memory_bytes=self.counters.held_bytes())
+                self.ready()
             else:
                 self.spare = self.fork(run.child.launch if run.case == "next" else self.launch)
 
@@ -426,6 +450,8 @@ class Agent:
             timeout_s = min(timeout_s, self.attend(run, poller))
         elif self.outbox is not None and self.channel.room:
             timeout_s = 0.0
+        elif self.later:
+            timeout_s = min(timeout_s, REST_S)
         if timeout_s == NEVER:
             return dict(poller.poll())
         # Rounded up, so that a deadline has passed then; but not to look is not to wait.
@@ -433,7 +459,10 @@ class Agent:
 
     def attend(self, run: Run, poller: select.poll) -> float:
         """Look out for what a run does; return the seconds until the next look at the latest."""
-        timeout_s = max(0.0, run.deadline - time.monotonic())
+        now = time.monotonic()
+        timeout_s = max(0.0, run.deadline - now)
+        # What a short run prints is read when it ends: to be woken for it costs as much as to run.
+        young_s = run.started + PACE_S - now if run.status is None else 0.0
         if run.step and run.status is None and not self.session.deaf:
             poller.register(run.child.oops, select.POLLIN)
         if not self.channel.room:
@@ -441,6 +470,8 @@ class Agent:
         for fd in run.child.pipes:
             if run.status is None and run.wide.get(fd):
                 timeout_s = min(timeout_s, PACE_S)  # else each 8 kB of a flood would wake us
+            elif young_s > 0.0:
+                timeout_s = min(timeout_s, young_s)
             else:
                 poller.register(fd, select.POLLIN)
         return 0.0 if run.done else timeout_s  # what is in the pipes is all there is to come
@@ -450,7 +481,15 @@ class Agent:
         if not spare.arrived():
             os._exit(DUD)
         self.standby.loaded()
-        self.channel.tell(READY, 0, memory_bytes=self.counters.held_bytes())
+        if not self.greeted:
+            self.greeted = True
+            counts = self.counters.oom >= 0
+            self.channel.tell(HELLO, 0, protocol=PROTOCOL, boot=self.session.boot, counts=counts)
+        self.ready()
+
+    def ready(self) -> None:
+        """Say that a run can come, and behind which: one may be on its way already."""
+        self.channel.tell(READY, self.number, memory_bytes=self.counters.held_bytes())
 
     def loop(self) -> NoReturn:
         while True:
@@ -466,10 +505,17 @@ class Agent:
                     self.handle(kind, number, payload)
             if self.run is not None:
                 self.serve(self.run, ready)
-            elif self.outbox is not None:
-                self.deliver(self.outbox)
+            else:
+                self.between_runs(ready)
             if self.channel.held_out:
                 self.channel.flush()
+
+    def between_runs(self, ready: dict[int, int]) -> None:
+        """Send what the last run has changed, or use a quiet moment."""
+        if self.outbox is not None:
+            self.deliver(self.outbox)
+        elif self.later and self.greeted and not ready:
+            self.prepare_more()
 
     def serve(self, run: Run, ready: dict[int, int]) -> None:
         """Move output, and see whether the run is over."""

@@ -124,9 +124,9 @@ class Steps:
 
     def _compiled(self, tree: Module, last: Any, name: str) -> list[CodeType]:
         """Return the statements, then the expression that they end in: its value is the step's."""
-        parts: Any = (
-            [(tree, "exec"), (Expression(last.value), "eval")] if last else [(tree, "exec")]
-        )
+        parts: Any = [(tree, "exec")] if tree.body or not last else []
+        if last:
+            parts.append((Expression(last.value), "eval"))
         made = [compile(part, name, mode, self.flags, dont_inherit=True) for part, mode in parts]
         for code in made:
             self.flags |= code.co_flags & FUTURES

@@ -19,7 +19,7 @@ FRESH = frozenset(sys.modules) - {"linecache", __name__}
 
 # What the agent imports itself; loaded here first, so that `edges` knows of it all.
 OWN = (
-    "atexit", "ctypes", "gc", "importlib.machinery", "mmap", "resource", "select", "struct", "time",
+    "_ctypes", "atexit", "gc", "importlib.machinery", "resource", "select", "struct", "time",
 )  # fmt: skip
 
 # Heavy, and what many programs begin with: with re, enum, functools, collections.
@@ -36,7 +36,8 @@ class Modules:
     def __init__(self) -> None:
         self.edges: "dict[str, set[str]]" = {}
         self.stash: "dict[str, ModuleType]" = {}
-        self.prepared: "frozenset[str]" = frozenset()
+        self.prepared: "set[str]" = set()
+        self.shown = 0  # how many are in `sys.modules`
         # What is done once with a module that a program has imported.
         self.after: "dict[str, Callable[[ModuleType], None]]" = {}
 
@@ -74,16 +75,33 @@ class Modules:
             builtins.__import__ = original
 
     def hide(self) -> None:
-        """Leave in `sys.modules` what a fresh interpreter has; hand the rest out on import."""
-        for name in list(sys.modules):
-            if name not in FRESH:
-                self.stash[name] = sys.modules.pop(name)
-                spec = getattr(self.stash[name], "__spec__", None)
-                if spec is None or spec.name != name:  # its package put it there: collections.abc
-                    self.edges.setdefault(name.rpartition(".")[0], set()).add(name)
-        self.prepared = frozenset(self.stash)
+        """Leave in `sys.modules` what a fresh interpreter has; hand the rest out on import.
+
+        Done before the fork: a child would touch, and so copy, the pages of every module.
+        """
+        for name in [name for name in sys.modules if name not in FRESH]:
+            self._put_by(name)
+        self.shown = len(sys.modules)
+        self._hand_out()
+
+    def hide_new(self) -> None:
+        """Hide what the agent has imported since: `os.wait4` brings resource."""
+        while len(sys.modules) > self.shown > 0:  # the newest come last
+            self._put_by(next(reversed(sys.modules)))
+
+    def apart(self) -> None:
+        """Be a child: let chance be its own."""
         if "numpy.random" in self.stash:
             self.stash["numpy.random"].seed()  # drawn before the fork: the same in every child
+
+    def _put_by(self, name: str) -> None:
+        self.stash[name] = sys.modules.pop(name)
+        self.prepared.add(name)
+        spec = getattr(self.stash[name], "__spec__", None)
+        if spec is None or spec.name != name:  # its package put it there: collections.abc
+            self.edges.setdefault(name.rpartition(".")[0], set()).add(name)
+
+    def _hand_out(self) -> None:
         bootstrap: "Any" = sys.modules["_frozen_importlib"]
         find_and_load = bootstrap._find_and_load
 

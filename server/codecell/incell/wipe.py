@@ -43,8 +43,12 @@ def wipe(places: tuple[str, ...] = PLACES) -> None:
     """
     deadline = time.monotonic() + SECONDS
     for place in places:
-        if os.path.isdir(place) and not _untouched(place):
-            _reset(place)
+        try:
+            now = os.stat(place)
+        except FileNotFoundError:
+            continue
+        if not _untouched(place, now):
+            _reset(place, now)
             _empty(place, deadline, DEPTH)
             if os.listdir(place):
                 raise Unwiped(place)
@@ -52,18 +56,14 @@ def wipe(places: tuple[str, ...] = PLACES) -> None:
         _remove_ipc(table, control)
 
 
-def _untouched(place: str) -> bool:
+def _untouched(place: str, now: os.stat_result) -> bool:
     first = FIRST.get(place)
-    return (
-        first is not None
-        and os.stat(place).st_ctime_ns == first.st_ctime_ns
-        and not os.listdir(place)
-    )
+    return first is not None and now.st_ctime_ns == first.st_ctime_ns and not os.listdir(place)
 
 
-def _reset(place: str) -> None:
+def _reset(place: str, now: os.stat_result) -> None:
     """Undo what the owner of the directory itself can set: mode, attributes, times."""
-    if os.stat(place).st_uid == 0 != os.getuid():
+    if now.st_uid == 0 != os.getuid():
         return  # nothing that the program, who has our uid, could set
     first = FIRST.get(place)
     os.chmod(place, stat.S_IMODE(first.st_mode) if first else 0o700)
@@ -90,14 +90,24 @@ def _empty(path: str, deadline: float, depth: int) -> None:
 
 def _remove_ipc(table: str, control: str) -> None:
     try:
-        with open(table, "rb", 0) as file:
-            rows = file.read().splitlines()[1:]
+        rows = _lines(table)[1:]
     except OSError:
         with AsOwner():
             _remove_unlisted(control)
         return
     for row in rows:
         remove_ipc(control, int(row.split()[1]))
+
+
+def _lines(path: str) -> list[bytes]:
+    """Read a file of the kernel's, which tells no size."""
+    fd, text = os.open(path, os.O_RDONLY | os.O_CLOEXEC), b""
+    try:
+        while more := os.read(fd, 65536):
+            text += more
+    finally:
+        os.close(fd)
+    return text.splitlines()
 
 
 _newest: dict[str, int] = {}  # identifier by kind, at the last wipe

@@ -144,7 +144,9 @@ class PoolSettings(Section):
         30.0, description="Period after which cells that nobody needed begin to go, in seconds"
     )
     starting: Annotated[int, Field(ge=1, le=64)] = Field(
-        2, description="Cells that may be starting at a time"
+        4,
+        description="Cells that may be starting at a time for callers that wait; "
+        "half as many spares, and one while runs are in flight",
     )
     boot_s: Seconds = Field(
         30.0,
