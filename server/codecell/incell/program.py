@@ -131,7 +131,7 @@ def _leave(status: int, pid: int) -> NoReturn:
 
 def _parts_of(path: str) -> Iterator[CodeType]:
     """Yield a program's code, then its last statement, whose value is shown."""
-    source = _read(path)
+    source = content_of(path)
     MODULES.after["matplotlib"] = choose_backend
     if b"display(" in source:
         builtins.__dict__["display"] = display  # as in a notebook
@@ -143,15 +143,16 @@ def _parts_of(path: str) -> Iterator[CodeType]:
         yield last
 
 
-def _read(path: str) -> bytes:
+def content_of(path: str) -> bytes:
     """Return a file's bytes, without what the interpreter makes for an open file."""
-    fd, source = os.open(path, os.O_RDONLY | os.O_CLOEXEC), b""
+    fd, content = os.open(path, os.O_RDONLY | os.O_CLOEXEC), b""
     try:
-        while more := os.read(fd, os.fstat(fd).st_size + 1):
-            source += more
+        size = os.fstat(fd).st_size or 4096  # the kernel's own files tell none
+        while more := os.read(fd, size + 1):
+            content += more
     finally:
         os.close(fd)
-    return source
+    return content
 
 
 def _less_ours(error: BaseException) -> BaseException:

@@ -14,6 +14,7 @@ import time
 
 from codecell.incell.files import AsOwner
 from codecell.incell.libc import make_ipc, remove_ipc
+from codecell.incell.program import content_of
 
 PLACES = ("/sandbox", "/tmp", "/dev/shm", "/dev/mqueue")
 # As they were before the first program. The kernel alone sets the last time of change: of mode,
@@ -90,24 +91,13 @@ def _empty(path: str, deadline: float, depth: int) -> None:
 
 def _remove_ipc(table: str, control: str) -> None:
     try:
-        rows = _lines(table)[1:]
+        rows = content_of(table).splitlines()[1:]
     except OSError:
         with AsOwner():
             _remove_unlisted(control)
         return
     for row in rows:
         remove_ipc(control, int(row.split()[1]))
-
-
-def _lines(path: str) -> list[bytes]:
-    """Read a file of the kernel's, which tells no size."""
-    fd, text = os.open(path, os.O_RDONLY | os.O_CLOEXEC), b""
-    try:
-        while more := os.read(fd, 65536):
-            text += more
-    finally:
-        os.close(fd)
-    return text.splitlines()
 
 
 _newest: dict[str, int] = {}  # identifier by kind, at the last wipe
