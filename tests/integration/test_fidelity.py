@@ -210,8 +210,9 @@ ENTERED = re.compile(r"    at node:internal/main/run_main_module:.*\n")
 
 
 def shown(text: str) -> str:
-    """Return a text less what differs between any two runs: addresses and process ids."""
+    """Return a text less what differs between any two runs: addresses, process ids, file times."""
     text = re.sub(r"0x[0-9a-f]{6,}|\(node:[0-9]+\)|(?m:^#[0-9]+)", "...", text)
+    text = re.sub(r"\b[A-Z][a-z]{2} [ 0-9][0-9] [0-9]{2}:[0-9]{2}\b", "...", text)  # as `ls` has it
     return ENTERED.sub("", STOOD_BY.sub("", text))
 
 

@@ -80,11 +80,9 @@ class Agent:
 
     def __init__(self) -> None:
         self.channel = Channel(os.dup2(0, 60, inheritable=False), os.dup2(1, 61, inheritable=False))
-        # A file in memory, as a program's stdin is: what is opened here reads the child's as well.
-        nothing, null = os.memfd_create("stdin"), os.open("/dev/null", os.O_RDWR)
-        os.dup2(nothing, 0)
+        null = os.open("/dev/null", os.O_RDWR)
+        os.dup2(null, 0)
         os.dup2(null, 1)
-        os.close(nothing)
         os.close(null)
         _outlive()
         set_dumpable(dumpable=False)

@@ -251,7 +251,14 @@ def choose_backend(matplotlib: ModuleType) -> None:
 def prepare() -> None:
     """Do before the fork what every program would do again."""
     compile("", "", "exec", ONLY_AST)  # makes the types of the tree
+    # What is opened here reads the child's stdin, being a file in memory too. For this moment only:
+    # what the agent holds open a program under gVisor can write to, and a later one read.
+    null, nothing = os.dup(0), os.memfd_create("stdin")
+    os.dup2(nothing, 0)
     renew_stdin()
+    os.dup2(null, 0)
+    os.close(null)
+    os.close(nothing)
 
 
 def collect() -> None:

@@ -338,16 +338,11 @@ class DockerBackend:
         api = self._api()
         with engine_errors("listing containers"):
             found = api.containers(all=True, filters={"label": LABEL_OWNER})
-        dead = [
-            item
-            for item in found
-            # Docker 20.10 lists some that are long gone for ever, as being removed.
-            if item.get("State") != "removing"
-            and abandoned(item.get("Labels") or {}, self._instance)
-        ]
+        dead = [item for item in found if abandoned(item.get("Labels") or {}, self._instance)]
         for item in dead:
             self._remove(api, item["Id"])
-        return len(dead)
+        # Docker 20.10 lists some as being removed for ever: most are gone, of some a part is left.
+        return sum(item.get("State") != "removing" for item in dead)
 
     def _close(self) -> None:
         patience = time.monotonic() + GONE_S / 2

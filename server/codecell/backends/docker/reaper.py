@@ -39,13 +39,25 @@ def _call(path: str, method: str, url: str) -> bytes:
 
 
 def _remove_all(path: str, label: str) -> int:
-    """Remove what is there; what the engine is already removing is left to it."""
+    """Remove what is there; what the engine is already removing is left to it, unless it failed."""
     filters = urllib.parse.quote(json.dumps({"label": [label]}))
     found = json.loads(_call(path, "GET", f"/containers/json?all=1&filters={filters}"))
-    here = [item for item in found if item.get("State") != "removing"]
+    here = [
+        item for item in found if item.get("State") != "removing" or _dead(path, str(item["Id"]))
+    ]
     for item in here:
         _call(path, "DELETE", f"/containers/{item['Id']}?force=1&v=1")
     return len(here)
+
+
+def _dead(path: str, container: str) -> bool:
+    """Tell whether a removal failed half-way: that of a container that was just being started may.
+
+    Docker 20.10 lists such a one as being removed for ever, and one that is gone as well. A second
+    removal while one is really under way is refused.
+    """
+    state = json.loads(_call(path, "GET", f"/containers/{container}/json")).get("State", {})
+    return bool(state.get("Dead"))
 
 
 def main() -> None:
