@@ -23,6 +23,7 @@ test: setup $(STAMPS)/dev $(STAMPS)/node $(STAMPS)/chromium images ## The same s
 	$(PYTEST)
 
 check: $(STAMPS)/dev lint unit ## Formatting, lint, types, layers and the unit tests; no engine
+	$(PYTEST) tests/security/test_coverage.py
 
 .PHONY: lint
 lint: $(STAMPS)/dev
@@ -32,7 +33,7 @@ lint: $(STAMPS)/dev
 	$(BIN)/lint-imports
 
 unit: $(STAMPS)/dev ## The unit tests alone: seconds, no engine
-	$(PYTEST) tests/unit tests/security/test_coverage.py
+	$(PYTEST) tests/unit
 
 security: setup $(STAMPS)/dev ## The attacks against real cells
 	$(PYTEST) tests/security
